@@ -1,0 +1,145 @@
+"""The one transaction of a worker: settle what was run, and claim what comes next.
+
+Runs in: a worker process, and `fwl run`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import leases
+from .job import Claimed, Failure, Lane, Outcome
+from .sockets import Waker
+from .store import jobs, runners, waiters
+from .store.connection import Connection
+from .store.jobs import Wanted
+
+#: Seconds for which a runner that is starting may still come to know a task.
+STARTING = 2.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What a worker tells about the jobs it claimed."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    returned: list[Claimed] = field(default_factory=list)
+    #: Not begun.
+    misplaced: list[Claimed] = field(default_factory=list)
+    #: For the other kind of worker.
+    unknown: list[Claimed] = field(default_factory=list)
+    #: Whose task this worker does not know.
+    interrupted: list[Claimed] = field(default_factory=list)
+    #: Stopped half-way.
+
+    def __bool__(self) -> bool:
+        return bool(self.outcomes or self.returned or self.misplaced or self.unknown or self.interrupted)
+
+
+@dataclass(slots=True)
+class _Pokes:
+    waiters: set[str] = field(default_factory=set)
+    runners: list[runners.Addresses] = field(default_factory=list)
+
+
+Pick = Callable[[list[Claimed]], list[Claimed]]
+
+
+class Exchange:
+    """A worker's side of the file."""
+
+    def __init__(
+        self, connection: Connection, worker: int, lane: Lane, queues: tuple[str, ...] | None, waker: Waker
+    ) -> None:
+        self._connection = connection
+        self._worker = worker
+        self._lane = lane
+        self._queues = queues
+        self._waker = waker
+        self._unknown: set[str] = set()
+
+    def has_work(self) -> bool:
+        """Whether anything could be claimed: a look that takes no lock."""
+        return self._connection.probe(jobs.PROBE, {"lane": self._lane}) is not None
+
+    def swap(self, report: Report, limit: int, pick: Pick) -> list[Claimed]:
+        """Settle *report* and claim up to *limit* jobs. Both are in the file when this returns, and everybody is told."""
+        wanted = Wanted(
+            worker=self._worker,
+            lane=self._lane,
+            limit=limit,
+            pick=pick,
+            unknown=json.dumps(sorted(self._unknown)) if self._unknown else None,
+            queues=self._queues,
+        )
+        # A claim alone may be undone by a power cut, and is made again: only what was settled must wait for the disk.
+        write = self._connection.write if report else self._connection.write_fast
+        claimed, pokes = write(self._transact, report, wanted, time.time())
+        if any(job.on_lost == "fail" for job in claimed):
+            self._connection.sync(always=not report)  # at most once: this claim must survive before the job begins
+        self._tell(pokes)
+        return claimed
+
+    def tell(self, report: Report) -> None:
+        """Settle *report* and claim nothing."""
+        _, pokes = self._connection.write(self._transact, report, None, time.time())
+        self._tell(pokes)
+
+    def _transact(
+        self, sql: sqlite3.Connection, report: Report, wanted: Wanted | None, now: float
+    ) -> tuple[list[Claimed], _Pokes]:
+        pokes = _Pokes()
+        if report:
+            self._settle(sql, report, pokes, now)
+        return ([] if wanted is None else jobs.claim(sql, wanted, now)), pokes
+
+    def _settle(self, sql: sqlite3.Connection, report: Report, pokes: _Pokes, now: float) -> None:
+        outcomes = report.outcomes
+        for job in report.unknown:
+            outcome = self._place_unknown(sql, job, now)
+            outcomes = outcomes if outcome is None else [*outcomes, outcome]
+        if outcomes:
+            jobs.settle(sql, outcomes)
+            pokes.waiters = waiters.take(sql, (outcome.job.id for outcome in outcomes))
+        jobs.give_back(sql, report.returned)
+        jobs.interrupt(sql, report.interrupted)
+        for job in report.misplaced:
+            jobs.change_lane(sql, job, Lane(1 - self._lane))
+        if len(outcomes) != len(report.outcomes) or report.returned or report.misplaced or report.unknown:
+            pokes.runners = runners.addresses(sql)
+        elif any(outcome.failure is not None and outcome.job.retry_delay for outcome in outcomes):
+            pokes.runners = runners.addresses(sql)
+
+    def _place_unknown(self, sql: sqlite3.Connection, job: Claimed, now: float) -> Outcome | None:
+        """Leave a job whose task we do not know to whoever does, now or later; or end it, if it asked for that."""
+        others = [row for row in runners.runners(sql) if not leases.is_free(self._connection.paths.lease(row.lease))]
+        if any(row.tasks is not None and job.task in json.loads(row.tasks) for row in others):
+            self._unknown.add(job.task)
+            jobs.give_back(sql, [job])
+            return None
+        if any(row.tasks is None and now - row.started_at < STARTING for row in others):
+            jobs.postpone(sql, job, now + 0.1)
+            return None
+        if job.park:
+            jobs.park(sql, job, f"no worker knows task {job.task}")
+            return None
+        text = f"Task {job.task} not found"
+        return Outcome(job, now, now, failure=Failure(reason=text, error=text, error_type="TaskNotFound", is_final=True))
+
+    def _tell(self, pokes: _Pokes) -> None:
+        self._waker.poke_all(pokes.waiters)
+        for where in pokes.runners:
+            self._waker.poke_all(where)
+
+
+def open_lease(connection: Connection, name: str) -> leases.Lease:
+    """Take the lease of this process, and have the guard watch it."""
+    os.makedirs(connection.paths.leases, mode=0o700, exist_ok=True)
+    lease = leases.Lease(connection.paths.lease(name))
+    connection.watch(lease.path, lease.descriptor)
+    return lease

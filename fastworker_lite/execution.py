@@ -1,0 +1,241 @@
+"""Running one job: a function, a coroutine or a command. What comes out is a value, whatever the job did.
+
+Runs in: a worker process, and `fwl run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import subprocess
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from . import serialization
+from .errors import SerializationError
+from .job import Claimed, Command, Failure, Outcome
+from .serialization import Target
+from .tasks.registry import task_registry
+
+#: Characters kept of an exception's text, and of its traceback.
+MAX_ERROR, MAX_TRACEBACK = 8_192, 65_536
+
+
+class UnknownTask(Exception):
+    """This worker does not know the task of a job; another may."""
+
+
+# ---- functions
+
+_known: dict[str, bytes] = {}
+
+
+def know(tasks: dict[str, bytes]) -> None:
+    """Have these names lead to these references: what the runner's process had registered when it started this worker."""
+    _known.update(tasks)
+
+
+def find_target(job: Claimed) -> Target:
+    """The function of a job. Raises `UnknownTask`, or what its module raised when it was loaded."""
+    if serialization.checksum(job.task, job.target, job.payload) != job.checksum:
+        raise SerializationError("the stored call is damaged: its checksum does not match; submit it again")
+    if job.target is not None:
+        return _find_by_reference(job.target, job.task)
+    task = task_registry.get(job.task)
+    if task is not None:
+        return Target.of(task)
+    if job.task in _known:
+        return _find_by_reference(_known[job.task], job.task)
+    if ":" in job.task:
+        return _find_by_reference(b"I" + job.task.encode(), job.task)
+    raise UnknownTask(job.task)
+
+
+def _find_by_reference(reference: bytes, name: str) -> Target:
+    try:
+        target = serialization.decode_target(reference)
+    except ModuleNotFoundError as error:
+        module = reference[1:].decode(errors="replace").partition(":")[0]
+        if reference[:1] != b"I" or (error.name or "") not in _parents(module):
+            raise  # the task's module is there; something that it imports is not
+        task = task_registry.get(name)
+        if task is None:
+            raise UnknownTask(name) from error
+        return Target.of(task)
+    declared = task_registry.find(target.function)
+    return Target.of(declared) if declared is not None else target
+
+
+def _parents(module: str) -> set[str]:
+    parts = module.split(".")
+    return {".".join(parts[: length + 1]) for length in range(len(parts))}
+
+
+def run_call(job: Claimed, target: Target, max_result: int) -> Outcome:
+    """Call the function with the job's arguments."""
+    started = time.time()
+    try:
+        args, kwargs = serialization.decode_call(job.payload)
+        if target.before is not None:
+            target.before(*args, **kwargs)
+        value = target.function(*args, **kwargs)
+        if target.after is not None:
+            target.after(value)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too: the worker lives on
+        return Outcome(job, started, time.time(), failure=describe(error))
+    return _succeeded(job, value, started, max_result)
+
+
+async def run_coroutine(job: Claimed, target: Target, max_result: int) -> Outcome:
+    """Await the coroutine function with the job's arguments, for as long as the job may take.
+
+    A cancellation from outside passes through.
+    """
+    started = time.time()
+    timer = asyncio.timeout(job.timeout)
+    try:
+        args, kwargs = serialization.decode_call(job.payload)
+        async with timer:
+            if target.before is not None:
+                await _called(target.before, *args, **kwargs)
+            value = await target.function(*args, **kwargs)
+            if target.after is not None:
+                await _called(target.after, value)
+    except TimeoutError as error:
+        failure = timed_out(job.timeout or 0.0) if timer.expired() else describe(error)
+        return Outcome(job, started, time.time(), failure=failure)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return Outcome(job, started, time.time(), failure=describe(error))
+    except BaseException as error:
+        return Outcome(job, started, time.time(), failure=describe(error))
+    return _succeeded(job, value, started, max_result)
+
+
+async def _called(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    value = hook(*args, **kwargs)
+    if inspect.isawaitable(value):
+        await value
+
+
+def _succeeded(job: Claimed, value: object, started: float, max_result: int) -> Outcome:
+    try:
+        result = serialization.encode_result(value, serialization.is_json(job.payload))
+    except BaseException as error:
+        return Outcome(job, started, time.time(), failure=_unstorable(str(error)))
+    if len(result) > max_result:
+        text = f"it takes {len(result)} bytes, more than max_result = {max_result}; return a path or a key to the data"
+        return Outcome(job, started, time.time(), failure=_unstorable(text))
+    return Outcome(job, started, time.time(), result=result)
+
+
+def _unstorable(text: str) -> Failure:
+    message = f"result cannot be stored: {clean(text, MAX_ERROR)}"
+    return Failure(reason="result cannot be stored", error=message, error_type="SerializationError", is_final=True)
+
+
+# ---- failures
+
+
+def describe(error: BaseException) -> Failure:
+    """An exception as text that is safe to store, whatever its `__str__` does."""
+    try:
+        text = str(error)
+    except BaseException as broken:
+        text = f"<unprintable {type(error).__name__}: its __str__ raised {type(broken).__name__}>"
+    name = clean(type(error).__name__, 200)
+    return Failure(
+        reason=name,
+        error=clean(text, MAX_ERROR) or name,
+        error_type=name,
+        traceback=_traceback(error),
+        is_final=isinstance(error, SerializationError),
+    )
+
+
+def timed_out(seconds: float) -> Failure:
+    """What is said of a job that took longer than its timeout."""
+    text = f"timed out after {seconds:.1f}s"
+    return Failure(reason=text, error=text, error_type="TimeoutError")
+
+
+def _traceback(error: BaseException) -> str | None:
+    try:
+        frames = error.__traceback__.tb_next if error.__traceback__ else None  # the first frame is this module's
+        lines = traceback.format_exception(type(error), error, frames)
+    except BaseException:
+        return None
+    return clean("".join(lines), MAX_TRACEBACK)
+
+
+def clean(text: str, limit: int) -> str:
+    """*text* as SQLite can store it, cut to *limit* characters in the middle."""
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}\n… {len(text) - limit} characters left out …\n{text[-(limit // 2) :]}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+# ---- commands
+
+
+def command_environment(job: Claimed, stored: bytes | None, database: str) -> dict[str, str]:
+    """The environment of a command: the submitter's, and what says which job it is."""
+    variables = dict(os.environ) if stored is None else serialization.decode_environment(stored)
+    return variables | {
+        "FWL_JOB_ID": str(job.id),
+        "FWL_ATTEMPT": str(job.attempt),
+        "FWL_QUEUE": job.queue,
+        "FWL_DB": database,
+    }
+
+
+def start_command(
+    command: Command, variables: dict[str, str], stdout: int, stderr: int
+) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own, reading nothing. Raises `OSError`."""
+    argv = command.argv if command.argv is not None else ["/bin/sh", "-c", command.shell or ""]
+    environment = {name.encode(errors="surrogateescape"): value.encode(errors="surrogateescape") for name, value in variables.items()}
+    return subprocess.Popen(
+        [os.fsencode(word) for word in argv],
+        cwd=os.fsencode(command.cwd),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        process_group=0,
+    )
+
+
+def command_outcome(job: Claimed, started: float, returncode: int) -> Outcome:
+    """How a command ended, from what the system says."""
+    now = time.time()
+    if returncode == 0:
+        return Outcome(job, started, now, exit_code=0)
+    if returncode > 0:
+        text = f"exit {returncode}"
+        return Outcome(job, started, now, exit_code=returncode, failure=Failure(reason=text, error=text))
+    text = f"signal {-returncode} ({_signal_name(-returncode)})"
+    return Outcome(job, started, now, signal=-returncode, failure=Failure(reason=text, error=text))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+def not_started(job: Claimed, started: float, command: Command, error: OSError) -> Outcome:
+    """How a command ended that could not be started: 127 when there is no such program, else 126, as in a shell."""
+    is_missing = isinstance(error, FileNotFoundError) and os.path.isdir(command.cwd)
+    what = command.argv[0] if command.argv else "/bin/sh"
+    where = f"{what}: {error.strerror}" if os.path.isdir(command.cwd) else f"cannot enter {command.cwd}: {error.strerror}"
+    code = 127 if is_missing else 126
+    failure = Failure(reason=f"exit {code}", error=clean(where, MAX_ERROR), is_final=True)
+    return Outcome(job, started, time.time(), exit_code=code, failure=failure)

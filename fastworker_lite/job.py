@@ -1,0 +1,364 @@
+"""One call of a task, or one command: its states, its options, and what each of them may become.
+
+Runs in: every process.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import shlex
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum, StrEnum
+from typing import Any, NamedTuple
+
+from .errors import ConfigError
+from .tasks.models import TaskPriority, TaskStatus
+
+
+class State(StrEnum):
+    """Where a job is in its life."""
+
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    BLOCKED = "blocked"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+#: From each state, the states a job may go to next. schema.sql guards the terminal ones by trigger.
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.SCHEDULED: frozenset({State.QUEUED, State.CANCELLED, State.EXPIRED}),
+    State.QUEUED: frozenset({State.RUNNING, State.BLOCKED, State.CANCELLED, State.EXPIRED}),
+    State.BLOCKED: frozenset({State.QUEUED, State.SCHEDULED, State.CANCELLED, State.EXPIRED}),
+    State.RUNNING: frozenset(
+        {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.QUEUED, State.SCHEDULED, State.BLOCKED}
+    ),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset({State.QUEUED}),
+    State.CANCELLED: frozenset({State.QUEUED}),
+    State.EXPIRED: frozenset({State.QUEUED}),
+}
+
+#: The states a job does not leave by itself.
+TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED})
+ACTIVE = frozenset(set(State) - TERMINAL)
+
+
+class Lane(IntEnum):
+    """Which kind of worker runs a job."""
+
+    SYNC = 0
+    ASYNC = 1
+
+
+class Kind(StrEnum):
+    """What a job's payload is."""
+
+    CALL = "call"
+    COMMAND = "command"
+
+
+PRIORITIES: dict[str, int] = {"low": -10, "normal": 0, "high": 10, "critical": 20}
+
+#: The largest priority either way; SQLite's integers end at 64 bits, a person's need of them well before.
+MAX_PRIORITY = 1_000_000_000
+
+#: A worker death is blamed on the job that was running. After so many the job is not tried again.
+POISON_DEATHS = 3
+
+
+def parse_priority(value: object) -> int:
+    """The number of a priority: an integer as it is, a name by `PRIORITIES`. Raises `ConfigError` otherwise."""
+    if isinstance(value, TaskPriority):
+        return PRIORITIES[value.value]
+    if isinstance(value, str) and value in PRIORITIES:
+        return PRIORITIES[value]
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_PRIORITY:
+        return value
+    raise ConfigError(f"priority must be low, normal, high, critical or an integer up to ±{MAX_PRIORITY}, got {value!r}")
+
+
+def parse_priority_name(value: object) -> int:
+    """As `parse_priority`, names only: what FastWorker's calls accept."""
+    if isinstance(value, TaskPriority) or (isinstance(value, str) and value in PRIORITIES):
+        return parse_priority(value)
+    raise ConfigError(f"priority must be low, normal, high or critical, got {value!r}")
+
+
+def parse_seconds(name: str, value: object) -> float:
+    """A duration given in seconds or as a `timedelta`. Raises `ConfigError` for anything else, and below zero."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        raise ConfigError(f"{name} must be seconds (a number, 0 or more) or a timedelta, got {value!r}")
+    if value > 1e10:
+        raise ConfigError(f"{name} must be under 10000000000 seconds, got {value!r}")
+    return float(value)
+
+
+def parse_moment(name: str, value: object) -> float:
+    """A `datetime` as Unix seconds; a naive one is local time."""
+    if not isinstance(value, datetime):
+        raise ConfigError(f"{name} must be a datetime (a naive one is local time), got {value!r}")
+    try:
+        return value.timestamp()
+    except (OverflowError, ValueError, OSError) as error:
+        raise ConfigError(f"{name} is out of range: {value!r}") from error
+
+
+def _whole(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1_000_000:
+        raise ConfigError(f"{name} must be a whole number from 0 to 1000000, got {value!r}")
+    return value
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > 200:
+        raise ConfigError(f"{name} must be a text of 1 to 200 characters, got {value!r:.80}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name} must be valid Unicode, got {value!r:.80}") from None
+    return value
+
+
+def parse_queue(value: object) -> str:
+    """A queue's name: 1 to 200 characters, no NUL."""
+    return _text("queue", value)
+
+
+def _on_lost(name: str, value: object) -> str:
+    if value not in ("retry", "fail"):
+        raise ConfigError(f'{name} must be "retry" or "fail", got {value!r}')
+    return str(value)
+
+
+_PARSERS: dict[str, Any] = {
+    "queue": lambda _, value: parse_queue(value),
+    "priority": lambda _, value: parse_priority(value),
+    "timeout": parse_seconds,
+    "retries": _whole,
+    "retry_delay": parse_seconds,
+    "on_lost": _on_lost,
+    "delay": parse_seconds,
+    "eta": parse_moment,
+    "name": _text,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """How the jobs of a task are run; None leaves it to the default."""
+
+    queue: str | None = None
+    priority: int | None = None
+    #: Higher is started first.
+    timeout: float | None = None
+    #: Seconds one attempt may take; the runner ends it then.
+    retries: int | None = None
+    #: How often a failed job is tried again.
+    retry_delay: float | None = None
+    #: Seconds before it is tried again.
+    on_lost: str | None = None
+    #: "retry" (the default) or "fail": what becomes of a job whose worker died. "fail" starts it at most once, ever.
+
+    @classmethod
+    def parse(cls, given: dict[str, Any]) -> TaskOptions:
+        """The options in *given*, checked. Raises `ConfigError` naming the one that is unknown or has a wrong value."""
+        return cls(**_parse(given, {field.name for field in fields(cls)}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """How one job is run: a task's options, and when it starts and what it is called."""
+
+    queue: str | None = None
+    priority: int | None = None
+    timeout: float | None = None
+    retries: int | None = None
+    retry_delay: float | None = None
+    on_lost: str | None = None
+    delay: float | None = None
+    #: Seconds from now before the job may start.
+    eta: float | None = None
+    #: Unix time before which the job may not start.
+    name: str | None = None
+    #: What a person calls the job.
+
+    @classmethod
+    def parse(cls, given: dict[str, Any]) -> JobOptions:
+        """The options in *given*, checked. Raises `ConfigError` naming the one that is unknown or has a wrong value."""
+        if given.get("delay") is not None and given.get("eta") is not None:
+            raise ConfigError("give either delay (seconds from now) or eta (a moment), not both")
+        return cls(**_parse(given, {field.name for field in fields(cls)}))
+
+    def over(self, task: TaskOptions) -> JobOptions:
+        """These options, with the task's where these say nothing."""
+        missing = {
+            field.name: getattr(task, field.name) for field in fields(task) if getattr(self, field.name) is None
+        }
+        return replace(self, **missing) if missing else self
+
+    def due_at(self, now: float) -> float | None:
+        """The Unix time before which the job may not start, or None for at once."""
+        if self.delay:
+            return now + self.delay
+        return self.eta if self.eta is not None and self.eta > now else None
+
+
+def _parse(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    parsed = {}
+    for key, value in given.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f'; did you mean "{close[0]}"?' if close else f"; the options are {', '.join(sorted(known))}"
+            raise ConfigError(f'there is no option "{key}"{hint}')
+        if value is not None:
+            parsed[key] = _PARSERS[key](key, value)
+    return parsed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A program and its arguments, or a line for the shell."""
+
+    argv: list[str] | None
+    shell: str | None
+    cwd: str
+
+    @property
+    def text(self) -> str:
+        """The command as a person would type it."""
+        return self.shell if self.shell is not None else shlex.join(self.argv or [])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What a submitter stores. Built by the producer, written by the store."""
+
+    kind: Kind
+    task: str
+    payload: bytes
+    checksum: int
+    target: bytes | None = None
+    #: Where the function is found when no name leads to it; see serialization.
+    lane: Lane = Lane.SYNC
+    options: JobOptions = JobOptions()
+    is_parked_if_unknown: bool = True
+    #: What becomes of a name that no worker knows: the job waits for one (True) or fails (False).
+    environment: bytes | None = None
+    #: A command's environment, stored once for all jobs that share it.
+
+
+class Claimed(NamedTuple):
+    """A job as its worker needs it."""
+
+    id: int
+    claim: int
+    #: The fence: counts the claims of this job. A result is accepted only for the claim that is running.
+    attempt: int
+    failures: int
+    kind: str
+    task: str
+    target: bytes | None
+    payload: bytes
+    checksum: int
+    timeout: float | None
+    retries: int
+    retry_delay: float
+    on_lost: str
+    park: int
+    queue: str
+    environment: int | None
+
+
+class Failure(NamedTuple):
+    """Why an attempt failed, as text that is safe to store."""
+
+    reason: str
+    #: One short phrase for lists: `ValueError`, `exit 3`, `timed out after 2.0s`.
+    error: str
+    error_type: str | None = None
+    traceback: str | None = None
+    is_final: bool = False
+    #: True when trying again cannot help.
+
+
+class Outcome(NamedTuple):
+    """How one attempt ended: with a result, an exit code, or a failure."""
+
+    job: Claimed
+    started_at: float
+    finished_at: float
+    result: bytes | None = None
+    failure: Failure | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One row, without its payload and result."""
+
+    id: int
+    state: State
+    reason: str | None
+    #: Why it is in this state, for a person: `exit 3`, `lost: worker died, signal 9`, `no worker knows task X`.
+    kind: Kind
+    task: str
+    name: str | None
+    queue: str
+    priority: int
+    created_at: float
+    due_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    #: Unix seconds, all four.
+    attempt: int
+    #: Tries so far, counting the one now running. Goes up when the job is claimed, so a crash counts.
+    failures: int
+    retries: int
+    timeout: float | None
+    worker: int | None
+    exit_code: int | None
+    signal: int | None
+    error_type: str | None
+    error: str | None
+    traceback: str | None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in TERMINAL
+
+
+def retry_moment(now: float, retry_delay: float) -> float:
+    """When a failed job is tried again."""
+    return now + retry_delay
+
+
+def task_status(state: State, attempt: int) -> TaskStatus:
+    """A job's state in FastWorker's words."""
+    if state is State.SCHEDULED:
+        return TaskStatus.RETRYING if attempt else TaskStatus.SCHEDULED
+    return _TASK_STATUS[state]
+
+
+_TASK_STATUS = {
+    State.QUEUED: TaskStatus.QUEUED,
+    State.BLOCKED: TaskStatus.PENDING,
+    State.RUNNING: TaskStatus.RUNNING,
+    State.SUCCEEDED: TaskStatus.SUCCESS,
+    State.FAILED: TaskStatus.FAILURE,
+    State.CANCELLED: TaskStatus.CANCELLED,
+    State.EXPIRED: TaskStatus.FAILURE,
+}
+
+
+def utc(moment: float | None) -> datetime | None:
+    """Unix seconds as an aware datetime in UTC."""
+    return None if moment is None else datetime.fromtimestamp(moment, UTC)

@@ -1,0 +1,198 @@
+"""Worker processes: spawned, watched, told to stop, ended.
+
+They are started as multiprocessing's spawn method does it, so that frozen programs work too, but without running the
+host's `__main__` again, without choosing its start method, and without a resource tracker.
+
+Runs in: the runner's process; `bind_to_parent` in a worker process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import popen_spawn_posix, reduction, spawn, util
+from multiprocessing import process as mp_process
+from multiprocessing.context import SpawnProcess, set_spawning_popen
+from typing import Any
+
+from . import leases
+from .forking import close_in_forked_children
+from .job import Lane
+from .leases import Note
+from .watches import watch_process
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSetup:
+    """What a worker is told when it is started."""
+
+    database: str
+    lease: str
+    runner: int
+    runner_pid: int
+    lane: Lane
+    wake: int
+    #: The descriptor of the socket on which it is woken; shared with the other workers of its lane.
+    control: str
+    #: Where its scheduler is poked.
+    modules: tuple[str, ...]
+    #: Imported at start, for the tasks that they declare.
+    tasks: dict[str, bytes]
+    #: What the runner's own process has declared; see serialization.encode_target.
+    queues: tuple[str, ...] | None
+    max_result: int
+    max_coroutines: int
+    output: str | None
+    #: The file that takes its stdout and stderr, None to share the runner's.
+
+
+class _Launch(popen_spawn_posix.Popen):
+    """multiprocessing's launch of a spawned process, less what touches the host."""
+
+    def _launch(self, process_obj: Any) -> None:
+        data = self._preparation(process_obj)
+        child_reads, parent_writes = os.pipe()
+        try:
+            # tracker_fd=None: the child starts a resource tracker of its own if a task ever needs one.
+            command = spawn.get_command_line(tracker_fd=None, pipe_handle=child_reads)
+            self.pid = util.spawnv_passfds(spawn.get_executable(), command, [child_reads, *process_obj.descriptors])
+            self.writes = parent_writes
+            with open(parent_writes, "wb", closefd=False) as file:
+                file.write(data)
+        except BaseException:
+            os.close(parent_writes)
+            raise
+        finally:
+            os.close(child_reads)
+
+    def _preparation(self, process_obj: Any) -> bytes:
+        buffer = io.BytesIO()
+        set_spawning_popen(self)
+        try:
+            reduction.dump(_preparation_data(process_obj.name), buffer)
+            reduction.dump(process_obj, buffer)
+        finally:
+            set_spawning_popen(None)
+        return buffer.getvalue()
+
+
+def _preparation_data(name: str) -> dict[str, Any]:
+    here = os.getcwd()
+    return {
+        "name": name,
+        "sys_path": [path or here for path in sys.path],
+        "sys_argv": sys.argv,
+        "orig_dir": mp_process.ORIGINAL_DIR,
+        "dir": here,
+    }
+
+
+class _Process(SpawnProcess):
+    """A process that is started by `_Launch` and is nobody's business but ours: not in `active_children`."""
+
+    descriptors: tuple[int, ...] = ()
+
+    def __reduce__(self) -> Any:
+        plain = SpawnProcess(target=self._target, args=self._args, name=self.name, daemon=False)
+        return _rebuild, (plain.__dict__,)
+
+
+def _rebuild(state: dict[str, Any]) -> SpawnProcess:
+    process = SpawnProcess.__new__(SpawnProcess)
+    process.__dict__.update(state)
+    return process
+
+
+class WorkerProcess:
+    """One worker, seen from its runner. Made only on the scheduler's thread: its death ends the worker."""
+
+    def __init__(self, entry: Callable[[WorkerSetup], None], setup: WorkerSetup, lease_path: str) -> None:
+        """Start `entry(setup)` in a new process. Raises `OSError`."""
+        self.setup = setup
+        self.lease_path = lease_path
+        self.is_stopping = False
+        self.killed_for: tuple[Note, str] | None = None
+        #: The job for whose sake it was killed, and why.
+        process = _Process(target=entry, args=(setup,), name=f"fastworker-{setup.lease}", daemon=False)
+        process.descriptors = (setup.wake,)
+        self._launch = _Launch(process)
+        self.pid: int = self._launch.pid
+        self.watch = watch_process(self.pid)
+        close_in_forked_children(self)
+
+    def note(self) -> Note:
+        """What it is doing."""
+        return leases.read_note(self.lease_path)
+
+    def ask_to_stop(self) -> None:
+        """Have it finish what it runs, give back what it has not begun, and end."""
+        self.is_stopping = True
+        with contextlib.suppress(OSError):
+            os.write(self._launch.writes, b"q")
+
+    def terminate(self) -> None:
+        """Have it end what it runs: a command gets TERM, a coroutine is cancelled, a function dies with it."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it, and the command that it runs."""
+        group = self.note().group
+        self._send(signal.SIGKILL)
+        leases.kill_group(group)
+
+    def kill_if_running(self, wanted: Note, why: str) -> bool:
+        """End it if that job is what it runs, and nothing else. Stops it first: while we look, it must not go on."""
+        self._send(signal.SIGSTOP)
+        self._wait_until_stopped()
+        found = self.note()
+        if found.is_running and found[:2] == wanted[:2] and found.began == wanted.began:
+            self.killed_for = (found, why)
+            self.kill()
+            return True
+        self._send(signal.SIGCONT)
+        return False
+
+    def _wait_until_stopped(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            # WNOWAIT: its end is for `reap` to take
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def reap(self) -> int | None:
+        """Take its exit status: 0 and up as it said, -N for signal N, None if somebody else took it."""
+        try:
+            _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            return None
+        finally:
+            self.close()
+        return os.waitstatus_to_exitcode(status)
+
+    def _send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)  # our child until we reap it: its number is not given away
+
+    def close(self) -> None:
+        for descriptor in (self._launch.writes, self.watch):
+            if descriptor is not None and descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        self._launch.writes, self.watch = -1, None
+
+    def close_in_child(self) -> None:
+        self.close()
+
+
+def bind_to_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent ends; ends at once if it already has."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,294 @@
+"""The producer's side without asyncio: what a call becomes, and how it gets into the file and its result out of it.
+
+`Client` ships these functions to a thread, `SyncClient` and the command line call them directly.
+
+Runs in: every process that submits.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from . import serialization
+from .errors import ConfigError, JobCancelled, JobFailed, JobNotFound, PayloadTooLarge, SerializationError
+from .job import Command, Job, JobOptions, Kind, Lane, NewJob, State, task_status, utc
+from .serialization import Target
+from .sockets import Waker
+from .store import jobs as job_store
+from .store import queries, runners, waiters
+from .store.connection import Connection
+from .store.queries import Ended
+from .tasks.models import TaskResult, TaskStatus
+from .tasks.registry import Task, task_registry
+
+#: Bytes that a call's arguments may take, unless the configuration says otherwise.
+MAX_PAYLOAD = 1024 * 1024
+
+# ---- building
+
+
+class _Known(NamedTuple):
+    name: str
+    target: bytes
+    is_async: bool
+
+
+_registered: dict[int, tuple[Task, _Known]] = {}
+
+
+def build_call(
+    task: str | Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    options: JobOptions,
+    *,
+    max_payload: int = MAX_PAYLOAD,
+    is_parked_if_unknown: bool = True,
+) -> NewJob:
+    """A call of a registered name, of `module:function`, or of a function itself, ready to be stored.
+
+    Raises `SerializationError` (a `PayloadTooLarge` above *max_payload* bytes) or `ConfigError`.
+    """
+    name, target, is_async, options = _resolve(task, options)
+    payload = serialization.encode_call(tuple(args), kwargs)
+    return _sized(
+        NewJob(
+            kind=Kind.CALL,
+            task=name,
+            payload=payload,
+            target=target,
+            checksum=serialization.checksum(name, target, payload),
+            lane=Lane.ASYNC if is_async else Lane.SYNC,
+            options=options,
+            is_parked_if_unknown=is_parked_if_unknown,
+        ),
+        max_payload,
+    )
+
+
+def _resolve(
+    task: str | Callable[..., Any], options: JobOptions
+) -> tuple[str, bytes | None, bool, JobOptions]:
+    if isinstance(task, str):
+        if not task or "\0" in task or len(task) > 500:
+            raise ConfigError(f"a task's name must be a text of 1 to 500 characters, got {task!r:.80}")
+        declared = task_registry.get(task)
+        if declared is None:
+            return task, None, False, options  # a worker may know it
+    elif callable(task):
+        declared = task_registry.find(task)
+        if declared is None:
+            target = Target.make(task)
+            return serialization.function_name(task), serialization.encode_target(target), target.is_async, options
+    else:
+        raise ConfigError(f"a task must be a name, module:function or a function, got {task!r:.80}")
+    known = _known(declared)
+    return known.name, known.target, known.is_async, options.over(declared.options)
+
+
+def _known(task: Task) -> _Known:
+    """The reference to a registered task: made once, so that the workers need to read it once."""
+    found = _registered.get(id(task))
+    if found is None:
+        target = Target.of(task)
+        found = task, _Known(task.name, serialization.encode_target(target), target.is_async)
+        _registered[id(task)] = found
+    return found[1]
+
+
+def registered_targets() -> dict[str, bytes]:
+    """References to every task this process has registered and a worker could find, for the workers it starts."""
+    found = {}
+    for task in task_registry.tasks():
+        try:
+            found[task.name] = _known(task).target
+        except SerializationError:
+            continue  # refused with the reason when it is submitted
+    return found
+
+
+def build_json_call(name: str, args: list[Any], kwargs: dict[str, Any], options: JobOptions) -> NewJob:
+    """A call by name whose arguments are JSON, and whose result will be, if it can."""
+    payload = serialization.encode_json_call(args, kwargs)
+    job = NewJob(
+        kind=Kind.CALL,
+        task=name,
+        payload=payload,
+        checksum=serialization.checksum(name, None, payload),
+        options=options,
+    )
+    return _sized(job, MAX_PAYLOAD)
+
+
+def build_command(command: Command, environment: dict[str, str] | None, options: JobOptions) -> NewJob:
+    """A command, ready to be stored. *environment* is what it will find; None leaves that to the worker."""
+    payload = serialization.encode_command(command)
+    task = os.path.basename(command.argv[0]) if command.argv else "sh"
+    task = task.encode(errors="replace").decode()[:200] or "command"
+    job = NewJob(
+        kind=Kind.COMMAND,
+        task=task,
+        payload=payload,
+        checksum=serialization.checksum(task, None, payload),
+        options=options,
+        environment=None if environment is None else serialization.encode_environment(environment),
+    )
+    return _sized(job, MAX_PAYLOAD)
+
+
+def _sized(job: NewJob, limit: int) -> NewJob:
+    size = len(job.payload) + len(job.target or b"")
+    if size > limit:
+        raise PayloadTooLarge(size, limit)
+    return job
+
+
+def with_options(job: NewJob, **changed: Any) -> NewJob:
+    """The same job with other options."""
+    return replace(job, options=replace(job.options, **changed))
+
+
+# ---- submitting
+
+
+class Submission(NamedTuple):
+    """Jobs to be stored together, and who wants to be told when they end."""
+
+    jobs: Sequence[NewJob]
+    waiter: str | None = None
+
+
+def submit(connection: Connection, waker: Waker, submissions: Sequence[Submission]) -> list[range]:
+    """Store all *submissions* in one transaction, wake whoever can run them, and return the ids of each.
+
+    They are durable when this returns. Raises what `Connection.write` raises, and `StorageFull`.
+    """
+    connection.check_room()
+    ids, addresses = connection.write(_insert, submissions, time.time())
+    _wake(waker, addresses, [job for submission in submissions for job in submission.jobs])
+    return ids
+
+
+def _insert(
+    sql: sqlite3.Connection, submissions: Sequence[Submission], now: float
+) -> tuple[list[range], list[runners.Addresses]]:
+    everything = [job for submission in submissions for job in submission.jobs]
+    inserted = job_store.insert(sql, everything, now) if everything else range(0)
+    ids, start = [], 0
+    for submission in submissions:
+        own = inserted[start : start + len(submission.jobs)]
+        start += len(submission.jobs)
+        if submission.waiter is not None:
+            waiters.add(sql, own, submission.waiter)
+        ids.append(own)
+    return ids, runners.addresses(sql)
+
+
+def _wake(waker: Waker, addresses: Iterable[runners.Addresses], submitted: Sequence[NewJob]) -> None:
+    due = [job.lane for job in submitted if not (job.options.delay or job.options.eta)]
+    in_lane = [due.count(Lane.SYNC), due.count(Lane.ASYNC)]
+    for where in addresses:
+        waker.poke(where.wake, in_lane[Lane.SYNC])
+        waker.poke(where.wake_async, in_lane[Lane.ASYNC])
+        if len(due) < len(submitted):
+            waker.poke(where.control)
+
+
+def cancel(connection: Connection, waker: Waker, job_id: int) -> str:
+    """Cancel a job that has not begun. Returns the state it was found in: `queued`, `running`, `succeeded`…
+
+    Raises `JobNotFound`.
+    """
+
+    def transact(sql: sqlite3.Connection) -> tuple[str | None, set[str]]:
+        found = job_store.cancel(sql, job_id, time.time())
+        return found, waiters.take(sql, [job_id])
+
+    found, addresses = connection.write(transact)
+    waker.poke_all(addresses)
+    if found is None:
+        raise JobNotFound(job_id)
+    return found
+
+
+# ---- results
+
+
+def wait_for(connection: Connection, ids: Sequence[int], address: str) -> list[Ended]:
+    """Those of these jobs that have ended; for the others *address* is poked when they do."""
+
+    def transact(sql: sqlite3.Connection) -> list[Ended]:
+        found = queries.ended(sql, ids)
+        over = {one.job.id for one in found}
+        waiters.add(sql, (job_id for job_id in ids if job_id not in over), address)
+        return found
+
+    return connection.write_fast(transact)
+
+
+def parse_id(task_id: object) -> int | None:
+    """A job's number from what a caller has; None when it cannot be one."""
+    if isinstance(task_id, int) and not isinstance(task_id, bool):
+        number = task_id
+    elif isinstance(task_id, str) and task_id.isascii() and task_id.isdigit() and len(task_id) < 19:
+        number = int(task_id)
+    else:
+        return None
+    return number if 0 < number < 2**63 else None
+
+
+def value_of(ended: Ended) -> Any:
+    """The return value of a job that has ended. Unpickles it.
+
+    Raises `JobFailed`, `JobCancelled`, or `SerializationError` when the stored bytes are damaged.
+    """
+    job = ended.job
+    if job.state is State.SUCCEEDED:
+        return read_result(ended)
+    if job.state in (State.CANCELLED, State.EXPIRED):
+        raise JobCancelled(job.id, job.reason)
+    raise JobFailed(job.id, job.error_type, job.error or job.reason or "unknown", job.traceback)
+
+
+def read_result(ended: Ended) -> Any:
+    """The stored result, None for a command."""
+    if ended.result is None:
+        return None
+    if serialization.result_checksum(ended.result) != ended.result_checksum:
+        raise SerializationError(f"the result of job {ended.job.id} is damaged: its checksum does not match")
+    return serialization.decode(ended.result)
+
+
+def task_result(ended: Ended) -> TaskResult:
+    """How a job ended, in FastWorker's words. A result that cannot be read is a failure."""
+    job = ended.job
+    status, result, error, error_type = task_status(job.state, job.attempt), None, job.error, job.error_type
+    if status is TaskStatus.SUCCESS:
+        try:
+            result = read_result(ended)
+        except SerializationError as broken:
+            status, error, error_type = TaskStatus.FAILURE, str(broken), "SerializationError"
+    elif status in (TaskStatus.FAILURE, TaskStatus.CANCELLED):
+        error = error or job.reason
+    return TaskResult(
+        task_id=str(job.id),
+        status=status,
+        result=result,
+        error=error,
+        started_at=utc(job.started_at),
+        completed_at=utc(job.finished_at),
+        traceback=job.traceback,
+        error_type=error_type,
+        attempt=job.attempt,
+    )
+
+
+def job_or_raise(job: Job | None, job_id: object) -> Job:
+    if job is None:
+        raise JobNotFound(str(job_id))
+    return job

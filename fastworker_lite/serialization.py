@@ -1,0 +1,275 @@
+"""Calls and values as bytes, and back. The only owner of cloudpickle.
+
+A value's first byte says how to read it: 0x80 plain pickle, `J` JSON, `V` pickled by value, followed by the tag of the
+Python that did it, because the bytecode in it would crash another one.
+
+Only the client and the workers read values. Everybody else moves them as opaque bytes.
+
+Runs in: every process that submits or works.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import json
+import pickle
+import sys
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+from .errors import SerializationError
+from .job import Command
+from .tasks.registry import Task
+
+_PROTOCOL = 5
+_CACHE_TAG = (sys.implementation.cache_tag or sys.implementation.name).encode()
+_dumps, _loads = pickle.dumps, pickle.loads  # bound now: a task may replace the module's attributes
+
+
+def checksum(task: str, target: bytes | None, payload: bytes) -> int:
+    """What a worker compares before it reads a call: SQLite itself does not notice a flipped bit."""
+    return zlib.crc32(payload, zlib.crc32(target or b"", zlib.crc32(task.encode())))
+
+
+def result_checksum(data: bytes) -> int:
+    return zlib.crc32(data)
+
+
+# ---- values
+
+
+def encode(value: object) -> bytes:
+    """*value* as bytes: by pickle where that is enough, by value where it holds closures or things of `__main__`.
+
+    Raises `SerializationError`.
+    """
+    try:
+        data = _dumps(value, _PROTOCOL)
+    except Exception:
+        return _encode_by_value(value)
+    if b"__main__" in data:  # a reference into a module that is another one in every process
+        return _encode_by_value(value)
+    return data
+
+
+def _encode_by_value(value: object) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        _by_value_pickler()(buffer, protocol=_PROTOCOL).dump(value)
+    except Exception as error:
+        raise SerializationError(f"{type(value).__name__} cannot be pickled: {error}") from error
+    return b"V" + _CACHE_TAG + b"\n" + buffer.getvalue()
+
+
+@cache
+def _by_value_pickler() -> Any:
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """cloudpickle would read an open file and send a copy, which is never what was meant."""
+
+        def reducer_override(self, value: Any) -> Any:
+            if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
+                raise pickle.PicklingError("an open file does not travel; send its path")
+            return super().reducer_override(value)
+
+    return Pickler
+
+
+def encode_json(value: object) -> bytes:
+    """*value* as JSON. Raises `SerializationError` when it would come back as something else."""
+    try:
+        text = json.dumps(value, separators=(",", ":"))
+        if json.loads(text) != value:
+            raise ValueError("it would come back changed")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SerializationError(f"{type(value).__name__} cannot be stored as JSON: {error}") from error
+    return b"J" + text.encode()
+
+
+def decode(data: bytes) -> Any:
+    """The value that was encoded. Runs whatever the pickle says: see the README on trust.
+
+    Raises `SerializationError`.
+    """
+    head = data[:1]
+    try:
+        if head == b"\x80":
+            return _loads(data)
+        if head == b"J":
+            return json.loads(data[1:])
+        if head == b"V":
+            tag, _, body = data[1:].partition(b"\n")
+            _check_tag(tag)
+            return _loads(body)
+    except SerializationError:
+        raise
+    except Exception as error:
+        raise SerializationError(f"the stored value cannot be read: {type(error).__name__}: {error}") from error
+    raise SerializationError("the stored value has an unknown format")
+
+
+def _check_tag(tag: bytes) -> None:
+    if tag != _CACHE_TAG:
+        raise SerializationError(
+            f"it was pickled by value in {tag.decode(errors='replace')} and cannot be read in {_CACHE_TAG.decode()}; "
+            "use one Python, or put the function into a module"
+        )
+
+
+# ---- calls
+
+
+def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """The arguments of a call."""
+    return encode((args, kwargs))
+
+
+def encode_json_call(args: list[Any], kwargs: dict[str, Any]) -> bytes:
+    """The arguments of a call, all of them JSON; its result will be JSON too, if it can."""
+    return encode_json({"args": args, "kwargs": kwargs})
+
+
+def decode_call(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call. Raises `SerializationError`."""
+    value = decode(payload)
+    if payload[:1] == b"J":
+        return tuple(value["args"]), value["kwargs"]
+    args, kwargs = value
+    return args, kwargs
+
+
+def encode_result(value: object, is_json_wanted: bool) -> bytes:
+    """A task's return value, as JSON where the caller spoke JSON and the value is."""
+    if is_json_wanted:
+        try:
+            return encode_json(value)
+        except SerializationError:
+            pass
+    return encode(value)
+
+
+def is_json(data: bytes) -> bool:
+    return data[:1] == b"J"
+
+
+def read_json_result(data: bytes | None) -> Any:
+    """A result for those who must not unpickle: its value when it was stored as JSON, else None."""
+    return json.loads(data[1:]) if data and is_json(data) else None
+
+
+# ---- functions
+
+
+class Target(NamedTuple):
+    """A function, and what is called around it."""
+
+    function: Callable[..., Any]
+    before: Callable[..., Any] | None
+    after: Callable[..., Any] | None
+    is_async: bool
+    #: Whether calling the function gives a coroutine.
+
+    @classmethod
+    def make(
+        cls,
+        function: Callable[..., Any],
+        before: Callable[..., Any] | None = None,
+        after: Callable[..., Any] | None = None,
+    ) -> Target:
+        return cls(function, before, after, is_async(function))
+
+    @classmethod
+    def of(cls, task: Task) -> Target:
+        return cls.make(task.function, task.before, task.after)
+
+
+def encode_target(target: Target) -> bytes:
+    """Where a worker finds the function: `I` and its importable name, or the function itself by value.
+
+    Raises `SerializationError`.
+    """
+    name = importable_name(target.function)
+    return b"I" + name.encode() if name else _encode_by_value((target.function, target.before, target.after))
+
+
+def importable_name(function: Callable[..., Any]) -> str | None:
+    """`module:qualified.name` when importing that gives this very function in another process, else None."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or module in ("__main__", "__mp_main__"):
+        return None
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return f"{module}:{name}" if found is function else None
+
+
+def decode_target(data: bytes) -> Target:
+    """The function behind `encode_target`'s bytes. Functions that came by value keep their globals between jobs.
+
+    Raises `SerializationError`, or `ImportError` when the module does not load here.
+    """
+    known = _targets.get(data)
+    if known is not None:
+        _targets.move_to_end(data)
+        return known
+    target = Target.make(import_function(data[1:].decode())) if data[:1] == b"I" else Target.make(*decode(data))
+    _targets[data] = target
+    if len(_targets) > _TARGETS_KEPT:
+        _targets.popitem(last=False)
+    return target
+
+
+_TARGETS_KEPT = 256
+_targets: OrderedDict[bytes, Target] = OrderedDict()
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """The function that `module:qualified.name` names. Raises `ImportError` when there is none."""
+    module, _, qualified = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in qualified.split("."):
+        if not hasattr(found, part):
+            raise ImportError(f'module "{module}" has no function "{qualified}"', name=module)
+        found = getattr(found, part)
+    if not callable(found):
+        raise ImportError(f'"{name}" is not a function', name=module)
+    function: Callable[..., Any] = found
+    return function
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """What a function is called in lists."""
+    return importable_name(function) or getattr(function, "__qualname__", None) or type(function).__name__
+
+
+# ---- commands
+
+
+def encode_command(command: Command) -> bytes:
+    """Arguments and folder of a command; bytes that are not UTF-8 come back as they were."""
+    return json.dumps({"argv": command.argv, "shell": command.shell, "cwd": command.cwd}).encode()
+
+
+def decode_command(payload: bytes) -> Command:
+    fields = json.loads(payload)
+    return Command(argv=fields["argv"], shell=fields["shell"], cwd=fields["cwd"])
+
+
+def encode_environment(variables: dict[str, str]) -> bytes:
+    return json.dumps(variables, sort_keys=True).encode()
+
+
+def decode_environment(data: bytes) -> dict[str, str]:
+    variables: dict[str, str] = json.loads(data)
+    return variables

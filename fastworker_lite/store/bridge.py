@@ -1,0 +1,126 @@
+"""The one way from asyncio to the file: whole transactions, shipped to a thread of their own.
+
+One connection has one owner, the thread; a transaction is one trip to it. A trip for each statement would be five times
+slower, and two coroutines would share a transaction and roll each other back. The only owner of aiosqlite.
+
+Runs in: every process that uses asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import aiosqlite
+
+from .connection import Connection
+
+T = TypeVar("T")
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+
+class AsyncConnection:
+    """A `Connection` behind a thread. Usable from any event loop of the process."""
+
+    def __init__(self, database: str | os.PathLike[str], **options: Any) -> None:
+        """Prepare; nothing is opened before `open`. The options are those of `Connection`."""
+        self._connection: Connection
+        self._database, self._options = database, options
+        self._thread = aiosqlite.Connection(self._connect, iter_chunk_size=64)
+
+    def _connect(self) -> Any:
+        # aiosqlite asks only that what it is given can be closed, on its thread.
+        self._connection = Connection(self._database, **self._options)
+        return self._connection
+
+    async def open(self) -> None:
+        """Open the file. Raises what `Connection` raises."""
+        await self._thread
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Call `function(connection, *args)` on the thread. A call that was cancelled while queued still runs."""
+        result: T = await self._thread._execute(self._call, function, args)
+        return result
+
+    def _call(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
+        return function(self._connection, *args)
+
+    async def write(self, work: Callable[..., T], *args: Any) -> T:
+        """As `Connection.write`."""
+        return await self.run(Connection.write, work, *args)
+
+    async def read(self, work: Callable[..., T], *args: Any) -> T:
+        """As `Connection.read`."""
+        return await self.run(Connection.read, work, *args)
+
+    async def close(self) -> None:
+        """Close the file and end the thread, after what is queued."""
+        await self._thread.close()
+
+    def close_soon(self) -> None:
+        """As `close`, from any thread, without waiting."""
+        self._thread.stop()
+
+
+class SharedCommit(Generic[Request, Reply]):
+    """Lets requests that arrive together share one transaction, and so one wait for the disk."""
+
+    #: Requests in one transaction, so that the first does not wait for the last of a flood.
+    _MOST = 1000
+
+    def __init__(
+        self, connection: AsyncConnection, transact: Callable[[Connection, Sequence[Request]], Sequence[Reply]]
+    ) -> None:
+        """*transact* stores all requests in one transaction and returns a reply for each."""
+        self._connection = connection
+        self._transact = transact
+        self._waiting: deque[tuple[Request, asyncio.Future[Reply]]] = deque()
+        self._lock = threading.Lock()
+        self._is_trip_booked = False
+
+    async def submit(self, request: Request) -> Reply:
+        """Store *request* in the next transaction, and return its reply once that is committed."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._waiting.append((request, future))
+            must_book, self._is_trip_booked = not self._is_trip_booked, True
+        if must_book:
+            await self._connection.run(self._drain)
+        return await future
+
+    def _drain(self, connection: Connection) -> None:
+        while batch := self._take():
+            try:
+                replies = self._transact(connection, [request for request, _ in batch])
+            except BaseException as error:
+                for _, future in batch:
+                    _resolve(future, None, error)
+            else:
+                for (_, future), reply in zip(batch, replies, strict=True):
+                    _resolve(future, reply, None)
+
+    def _take(self) -> list[tuple[Request, asyncio.Future[Reply]]]:
+        with self._lock:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._MOST))]
+            self._is_trip_booked = bool(batch)
+            return batch
+
+
+def _resolve(future: asyncio.Future[Any], reply: object, error: BaseException | None) -> None:
+    def resolve() -> None:
+        if future.done():  # its caller was cancelled; the request is stored all the same
+            return
+        if error is None:
+            future.set_result(reply)
+        else:
+            future.set_exception(error)
+
+    try:
+        future.get_loop().call_soon_threadsafe(resolve)
+    except RuntimeError:  # that loop is closed: nobody waits any more
+        pass

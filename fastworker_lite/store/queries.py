@@ -1,0 +1,134 @@
+"""What can be read of jobs.
+
+Runs in: every process.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ..job import TERMINAL, Job, Kind, State
+
+_FIELDS = (
+    "id, state, reason, kind, task, name, queue, priority, created_at, due_at, started_at, finished_at, attempt, failures, "
+    "retries, timeout, worker, exit_code, signal, error_type, error, traceback"
+)
+_NAMES = tuple(name.strip() for name in _FIELDS.split(","))
+_TERMINAL = "('succeeded', 'failed', 'cancelled', 'expired')"
+
+_GET = f"SELECT {_FIELDS} FROM job WHERE id = ?"
+_GET_MANY = f"SELECT {_FIELDS} FROM job WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
+_RESULT = f"SELECT {_FIELDS}, result, result_checksum FROM job WHERE id = ?"
+_ENDED = f"""
+SELECT {_FIELDS}, result, result_checksum
+  FROM job
+ WHERE id IN (SELECT value FROM json_each(?))
+   AND state IN {_TERMINAL}
+"""
+_ACTIVE = [
+    f"SELECT {_FIELDS} FROM job WHERE state = 'running' ORDER BY id LIMIT ?",
+    f"SELECT {_FIELDS} FROM job WHERE state = 'queued' ORDER BY queue, lane, priority DESC, id LIMIT ?",  # as the index is
+    f"SELECT {_FIELDS} FROM job WHERE state = 'scheduled' ORDER BY due_at LIMIT ?",
+    f"SELECT {_FIELDS} FROM job WHERE state = 'blocked' ORDER BY task, id LIMIT ?",
+]
+_FINISHED = f"SELECT {_FIELDS} FROM job WHERE state IN {_TERMINAL} ORDER BY id DESC LIMIT ?"
+_PAGE = f"SELECT {_FIELDS} FROM job WHERE id > ? ORDER BY id LIMIT ?"
+_FAILED = f"SELECT {_FIELDS} FROM job WHERE id > ? AND state = 'failed' ORDER BY id LIMIT ?"
+_COUNTS = {
+    State.RUNNING: "SELECT count(*) FROM job WHERE state = 'running'",
+    State.QUEUED: "SELECT count(*) FROM job WHERE state = 'queued'",
+    State.SCHEDULED: "SELECT count(*) FROM job WHERE state = 'scheduled'",
+    State.BLOCKED: "SELECT count(*) FROM job WHERE state = 'blocked'",
+}
+
+
+class Ended(NamedTuple):
+    """A job that has ended, with its result as it was stored."""
+
+    job: Job
+    result: bytes | None
+    result_checksum: int | None
+
+
+def _job(row: Sequence[object]) -> Job:
+    fields = dict(zip(_NAMES, row, strict=False))
+    return Job(**fields | {"state": State(str(fields["state"])), "kind": Kind(str(fields["kind"]))})  # type: ignore[arg-type]
+
+
+def get(sql: sqlite3.Connection, job_id: int) -> Job | None:
+    """One job, or None."""
+    row = sql.execute(_GET, (job_id,)).fetchone()
+    return _job(row) if row else None
+
+
+def get_many(sql: sqlite3.Connection, ids: Iterable[int]) -> list[Job]:
+    """Those of these jobs that exist, by id."""
+    rows = sql.execute(_GET_MANY, (json.dumps(list(ids)),))
+    return [_job(row) for row in rows]
+
+
+def ended(sql: sqlite3.Connection, ids: Iterable[int]) -> list[Ended]:
+    """Those of these jobs that have ended, with their results."""
+    rows = sql.execute(_ENDED, (json.dumps(list(ids)),))
+    return [Ended(_job(row), row[-2], row[-1]) for row in rows]
+
+
+def result(sql: sqlite3.Connection, job_id: int) -> Ended | None:
+    """One job with its result, whether it has ended or not; None when there is no such job."""
+    row = sql.execute(_RESULT, (job_id,)).fetchone()
+    return Ended(_job(row), row[-2], row[-1]) if row else None
+
+
+def payload(sql: sqlite3.Connection, job_id: int) -> bytes | None:
+    """A job's payload as it was stored."""
+    row = sql.execute("SELECT payload FROM job WHERE id = ?", (job_id,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def payloads(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, bytes]:
+    """The payloads of these jobs."""
+    rows = sql.execute("SELECT id, payload FROM job WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),))
+    return {row[0]: bytes(row[1]) for row in rows}
+
+
+def newest_id(sql: sqlite3.Connection) -> int:
+    """The id given last, 0 on a fresh file."""
+    row = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'job'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def active(sql: sqlite3.Connection, limit: int) -> list[Job]:
+    """Jobs that have not ended: the running ones, then in the order they will be looked at."""
+    found: list[Job] = []
+    for statement in _ACTIVE:
+        found += [_job(row) for row in sql.execute(statement, (limit - len(found),))]
+    return found
+
+
+def finished(sql: sqlite3.Connection, limit: int) -> list[Job]:
+    """The ended jobs with the highest ids, newest first."""
+    rows = sql.execute(_FINISHED, (limit,))
+    return [_job(row) for row in rows]
+
+
+def everything(sql: sqlite3.Connection, after: int, limit: int) -> list[Job]:
+    """A page of all jobs by id, those above *after*."""
+    rows = sql.execute(_PAGE, (after, limit))
+    return [_job(row) for row in rows]
+
+
+def counts(sql: sqlite3.Connection) -> dict[State, int]:
+    """How many jobs are in each state that is not an end."""
+    return {state: sql.execute(statement).fetchone()[0] for state, statement in _COUNTS.items()}
+
+
+def failed_among(sql: sqlite3.Connection, after: int, at_most: int) -> list[Job]:
+    """Jobs above *after* that failed."""
+    rows = sql.execute(_FAILED, (after, at_most))
+    return [_job(row) for row in rows]
+
+
+assert {state.value for state in TERMINAL} == set(_TERMINAL.strip("()").replace("'", "").split(", "))

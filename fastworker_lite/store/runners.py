@@ -1,0 +1,102 @@
+"""The processes that serve a file: rows that say where to reach them. Whether they live, only their leases tell.
+
+Runs in: every process.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..job import Lane
+
+
+class Addresses(NamedTuple):
+    """Where one runner is poked."""
+
+    wake: str
+    wake_async: str
+    control: str
+
+
+class RunnerRow(NamedTuple):
+    id: int
+    lease: str
+    version: str
+    tasks: str | None
+    pid: int
+    started_at: float
+
+
+class WorkerRow(NamedTuple):
+    id: int
+    lease: str
+    runner: int | None
+    lane: int
+    process: str
+    started_at: float
+
+
+def addresses(sql: sqlite3.Connection) -> list[Addresses]:
+    """Where to poke when jobs were queued."""
+    return [Addresses._make(row) for row in sql.execute("SELECT wake, wake_async, control FROM runner")]
+
+
+def add_runner(sql: sqlite3.Connection, lease: str, version: str, where: Addresses, pid: int, now: float) -> int:
+    """Store a runner that is starting, and return its id."""
+    row = sql.execute(
+        """
+        INSERT INTO runner (lease, version, wake, wake_async, control, pid, started_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?)
+        RETURNING id
+        """,
+        (lease, version, *where, pid, now),
+    ).fetchone()
+    return int(row[0])
+
+
+def set_known_tasks(sql: sqlite3.Connection, runner: int, tasks: Iterable[str]) -> str:
+    """Say which names a runner's workers know. It is no longer starting then. Returns the names as JSON."""
+    names = json.dumps(sorted(tasks))
+    sql.execute("UPDATE runner SET tasks = ? WHERE id = ?", (names, runner))
+    return names
+
+
+def runners(sql: sqlite3.Connection) -> list[RunnerRow]:
+    rows = sql.execute("SELECT id, lease, version, tasks, pid, started_at FROM runner ORDER BY id")
+    return [RunnerRow._make(row) for row in rows]
+
+
+def remove_runner(sql: sqlite3.Connection, runner: int) -> None:
+    sql.execute("DELETE FROM runner WHERE id = ?", (runner,))
+
+
+def add_worker(sql: sqlite3.Connection, lease: str, runner: int | None, lane: Lane, process: str, now: float) -> int:
+    """Store a worker and return its id."""
+    row = sql.execute(
+        "INSERT INTO worker (lease, runner, lane, process, started_at) VALUES (?, ?, ?, ?, ?) RETURNING id",
+        (lease, runner, lane, process, now),
+    ).fetchone()
+    return int(row[0])
+
+
+def workers(sql: sqlite3.Connection) -> list[WorkerRow]:
+    rows = sql.execute("SELECT id, lease, runner, lane, process, started_at FROM worker ORDER BY id")
+    return [WorkerRow._make(row) for row in rows]
+
+
+def worker_by_lease(sql: sqlite3.Connection, lease: str) -> WorkerRow | None:
+    row = sql.execute("SELECT id, lease, runner, lane, process, started_at FROM worker WHERE lease = ?", (lease,)).fetchone()
+    return WorkerRow._make(row) if row else None
+
+
+def remove_worker(sql: sqlite3.Connection, worker: int) -> None:
+    """Forget a worker that ended holding no jobs."""
+    sql.execute("DELETE FROM worker WHERE id = ?", (worker,))
+
+
+def known_tasks(sql: sqlite3.Connection) -> dict[str, set[str] | None]:
+    """By lease, the names each runner knows; None for one that is starting."""
+    return {row.lease: None if row.tasks is None else set(json.loads(row.tasks)) for row in runners(sql)}

@@ -1,0 +1,98 @@
+"""The kernel's word that a file was written or a process has ended, so that nobody needs to look again and again.
+
+Runs in: the runner's process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import threading
+
+_IN_MODIFY, _IN_ATTRIB, _IN_DELETE_SELF, _IN_ONESHOT = 0x2, 0x4, 0x400, 0x80000000
+_HAS_KQUEUE = hasattr(select, "kqueue")
+
+
+class FileWatch:
+    """Becomes readable, once for each `arm`, when the file is written, truncated or unlinked, by whatever process."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = -1
+        if _HAS_KQUEUE:
+            self._queue = select.kqueue()
+            self._descriptor = self._queue.fileno()
+        else:
+            self._libc = ctypes.CDLL(None, use_errno=True)
+            self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+            if self._descriptor < 0:
+                raise OSError(ctypes.get_errno(), "inotify_init1")
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def arm(self) -> bool:
+        """Report the next change. False when there is no such file."""
+        if _HAS_KQUEUE:
+            return self._arm_kqueue()
+        mask = _IN_MODIFY | _IN_ATTRIB | _IN_DELETE_SELF | _IN_ONESHOT
+        return bool(self._libc.inotify_add_watch(self._descriptor, os.fsencode(self._path), ctypes.c_uint32(mask)) >= 0)
+
+    def _arm_kqueue(self) -> bool:
+        with contextlib.suppress(OSError):
+            if self._file < 0:
+                self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            event = select.kevent(
+                self._file,
+                select.KQ_FILTER_VNODE,
+                select.KQ_EV_ADD | select.KQ_EV_ONESHOT,
+                select.KQ_NOTE_WRITE | select.KQ_NOTE_EXTEND | select.KQ_NOTE_DELETE,
+            )
+            self._queue.control([event], 0)
+            return True
+        return False
+
+    def clear(self) -> None:
+        """Take the reports, so that the descriptor is no longer readable."""
+        if _HAS_KQUEUE:
+            self._queue.control(None, 16, 0)
+            return
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._descriptor, 4096):
+                pass
+
+    def close(self) -> None:
+        if _HAS_KQUEUE:
+            self._queue.close()
+        elif self._descriptor >= 0:
+            os.close(self._descriptor)
+        if self._file >= 0:
+            os.close(self._file)
+        self._descriptor = self._file = -1
+
+
+def watch_process(pid: int) -> int | None:
+    """A descriptor that becomes readable when this process ends; None when it has ended. To be closed by the caller."""
+    if hasattr(os, "pidfd_open"):
+        try:
+            return os.pidfd_open(pid)
+        except ProcessLookupError:
+            return None
+    return _watch_process_by_thread(pid)
+
+
+def _watch_process_by_thread(pid: int) -> int:
+    reading, writing = os.pipe()
+
+    def wait() -> None:
+        queue = select.kqueue()
+        with contextlib.suppress(OSError):
+            queue.control(
+                [select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)], 1
+            )
+        os.close(writing)
+
+    threading.Thread(target=wait, name="fastworker-process-watch", daemon=True).start()
+    return reading
