@@ -1,0 +1,85 @@
+"""A job runner that lives in one SQLite file.
+
+      any process                 the runner's process                      worker processes
+      Client.delay ──INSERT──▶  jobs.db (SQLite, WAL)  ◀──claim / settle──  run your function
+           │                        ▲        │                                   │
+           └── wake datagram ───────┼────────┼──────────────────────────────────▶│ (one idle worker wakes)
+                                    │        │
+                                 Scheduler (asyncio): due jobs, timeouts, dead workers
+
+Follow a job through client, producer, store.jobs, worker, execution and exchange.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if os.name != "posix":
+    raise ImportError("fastworker_lite needs Unix sockets and kernel locks: it runs on Linux and macOS, not on Windows")
+
+__version__ = "0.1.0"
+
+if getattr(sys, "frozen", False):  # a frozen program starts its workers by starting itself
+    from multiprocessing import freeze_support
+
+    freeze_support()
+
+if TYPE_CHECKING:
+    from .client import Client as Client
+    from .client import JobHandle as JobHandle
+    from .errors import ConfigError as ConfigError
+    from .errors import DatabaseBusy as DatabaseBusy
+    from .errors import DatabaseGone as DatabaseGone
+    from .errors import FastWorkerError as FastWorkerError
+    from .errors import ForkedError as ForkedError
+    from .errors import JobCancelled as JobCancelled
+    from .errors import JobFailed as JobFailed
+    from .errors import JobNotFound as JobNotFound
+    from .errors import NotOurDatabase as NotOurDatabase
+    from .errors import PayloadTooLarge as PayloadTooLarge
+    from .errors import QueueFull as QueueFull
+    from .errors import ResultTimeout as ResultTimeout
+    from .errors import SchemaTooNew as SchemaTooNew
+    from .errors import SerializationError as SerializationError
+    from .errors import StorageError as StorageError
+    from .errors import StorageFull as StorageFull
+    from .sync import SyncClient as SyncClient
+    from .tasks.models import CallbackInfo as CallbackInfo
+    from .tasks.models import TaskPriority as TaskPriority
+    from .tasks.models import TaskResult as TaskResult
+    from .tasks.models import TaskStatus as TaskStatus
+    from .tasks.registry import task as task
+    from .tasks.registry import task_registry as task_registry
+
+_WHERE = {
+    "Client": "client",
+    "JobHandle": "client",
+    "SyncClient": "sync",
+    "CallbackInfo": "tasks.models",
+    "TaskPriority": "tasks.models",
+    "TaskResult": "tasks.models",
+    "TaskStatus": "tasks.models",
+    "task": "tasks.registry",
+    "task_registry": "tasks.registry",
+} | dict.fromkeys(
+    (
+        "ConfigError DatabaseBusy DatabaseGone FastWorkerError ForkedError JobCancelled JobFailed JobNotFound "
+        "NotOurDatabase PayloadTooLarge QueueFull ResultTimeout SchemaTooNew SerializationError StorageError StorageFull"
+    ).split(),
+    "errors",
+)
+
+__all__ = sorted(_WHERE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are loaded when first used: a command line that submits one job needs no asyncio."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value

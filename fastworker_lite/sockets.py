@@ -87,14 +87,16 @@ def drain(receiving: socket.socket, at_most: int = 64) -> int:
 
 
 class Waker:
-    """The sending end, for any number of addresses."""
+    """The sending end, for any number of addresses. Opened by the first poke, and again after `close`."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket: socket.socket | None = None
         close_in_forked_children(self)
 
     def poke(self, address: str, times: int = 1) -> None:
         """Send *times* datagrams, as far as they fit. Nobody there is no trouble: whoever comes looks at the file."""
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         for _ in range(min(times, MOST_WAKES)):
             try:
                 self._socket.sendto(b"w", socket.MSG_DONTWAIT, address)
@@ -108,10 +110,12 @@ class Waker:
             self.poke(address, times)
 
     def close(self) -> None:
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def close_in_child(self) -> None:
-        self._socket.close()
+        self.close()
 
 
 _EXPECTED = {

@@ -1,0 +1,438 @@
+"""The producer's side with asyncio: FastWorker's client, and the native calls.
+
+Runs in: the application's process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from . import config as configuration
+from . import producer
+from .config import Config
+from .endings import close_when_main_thread_ends
+from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
+from .job import JobOptions, NewJob, parse_priority_name, task_status
+from .paths import SidePaths
+from .producer import Submission
+from .results import ResultWaiter
+from .runner import Runner, serving_runner
+from .sockets import Waker
+from .store import queries
+from .store.bridge import AsyncConnection, SharedCommit
+from .store.connection import Connection
+from .store.queries import Ended
+from .tasks.models import TaskPriority, TaskResult, TaskStatus
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Priority = TaskPriority | str
+_RUNNER = ("auto", "never", "own")
+
+
+class Client:
+    """Submits tasks to a database file and awaits their results.
+
+    `Client()` uses the database that the command line would; `Client("jobs.db")` that file. *runner* says who executes:
+    "auto" starts a runner in this process unless another process serves the file already, and takes over when that one
+    ends; "own" always starts one; "never" only submits. *workers* is how many worker processes it has (default: one
+    for each core). *timeout* is how many seconds `submit_task` waits. May be used from any event loop of its process.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] | None = None,
+        *,
+        workers: int | None = None,
+        runner: str = "auto",
+        timeout: float | None = None,
+        retries: int = 3,
+        config: Config | None = None,
+        **settings: Any,
+    ) -> None:
+        if runner not in _RUNNER:
+            raise ConfigError(f'runner must be "auto", "never" or "own", got {runner!r}')
+        base = config or (configuration.load() if database is None else Config())
+        given = {"workers": workers, "timeout": timeout} | settings
+        self.config = configuration.with_overrides(base, **{key: value for key, value in given.items() if value is not None})
+        flag = None if database is None else os.fspath(database)
+        self.database = os.path.abspath(configuration.database_path(flag, self.config))
+        self.timeout = self.config.timeout
+        self.retries = retries  # FastWorker's attribute, without effect: see the task's own option
+        self._role = runner
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._runner: Runner | None = None
+        self._waker = Waker()
+        self._connection: AsyncConnection | None = None
+        self._reader: Connection | None = None
+        self._waiters: list[ResultWaiter] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _submitter, (type(self), self.database)
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Open the database, creating it, and start a runner unless one serves it. Workers start meanwhile."""
+        self._check_process()
+        await self._open()
+        if self._role != "never" and self._runner is None:
+            is_served = self._role == "auto" and await asyncio.to_thread(serving_runner, self.database) is not None
+            self._runner = Runner(self.database, self.config, is_standby=is_served)
+            await asyncio.to_thread(self._runner.start)
+
+    async def _open(self) -> AsyncConnection:
+        self._check_process()
+        with self._lock:
+            connection, is_new = self._connection, self._connection is None
+            if connection is None:
+                connection = AsyncConnection(self.database, durability=self.config.durability)
+                self._connection = connection
+                self._opening: asyncio.Task[None] = asyncio.get_running_loop().create_task(connection.open())
+                self._commits = SharedCommit(connection, self._submit_together)
+        if is_new or not self._opening.done():
+            try:
+                await asyncio.shield(self._opening)
+            except BaseException:
+                if self._opening.done():
+                    self._connection = None
+                raise
+        if is_new:
+            close_when_main_thread_ends(self)
+        return connection
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError
+
+    def stop(self) -> None:
+        """Have the runner stop: what runs may finish, nothing new begins. Returns at once; `aclose` waits."""
+        self._check_process()
+        if self._runner is not None:
+            self._runner.stop()
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close_soon()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        self._waker.close()
+
+    def close_at_end(self) -> None:
+        if os.getpid() == self._pid and self._connection is not None:
+            self._connection.close_soon()
+
+    async def aclose(self) -> None:
+        """Stop, and wait until the running tasks have ended and everything is closed."""
+        self._check_process()
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.stop()
+            await asyncio.to_thread(runner.join)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            for waiter in self._waiters:
+                with contextlib.suppress(Exception):
+                    await waiter.close()
+            self._waiters.clear()
+            await connection.close()
+        self.stop()
+
+    async def __aenter__(self) -> Client:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # ---- FastWorker's calls
+
+    async def submit_task(
+        self,
+        task_name: str | Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        priority: Priority = TaskPriority.NORMAL,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        timeout: float | None = None,
+    ) -> TaskResult:
+        """Run a task and return how it ended; never raises for the task's own failure.
+
+        After *timeout* seconds (the client's by default) the result is a failure that says `timed out`; the task goes on.
+        Raises `ConfigError` or `SerializationError` before anything is stored when the call itself is wrong.
+        """
+        job = self._compat_job(task_name, args, kwargs, priority, eta, countdown)
+        connection = await self._open()
+        waiter = self._waiter(connection)
+        (job_id,) = await self._commits.submit(Submission([job], waiter.address))
+        seconds = self.timeout if timeout is None else timeout
+        try:
+            ended = await asyncio.wait_for(waiter.wait(job_id, is_registered=True), seconds)
+        except TimeoutError:
+            return TaskResult(
+                task_id=str(job_id),
+                status=TaskStatus.FAILURE,
+                error=f"Task timed out after {seconds:g} seconds of waiting; it goes on, ask for its result later",
+                error_type="TimeoutError",
+            )
+        return producer.task_result(ended)
+
+    async def delay(
+        self,
+        task_name: str | Callable[..., Any],
+        /,
+        *args: Any,
+        priority: Priority = TaskPriority.NORMAL,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Store a call of a task and return its id. It is on disk when this returns."""
+        job = self._compat_job(task_name, args, kwargs, priority, eta, countdown)
+        await self._open()
+        (job_id,) = await self._commits.submit(Submission([job]))
+        return str(job_id)
+
+    async def submit_batch(
+        self, tasks: Sequence[Mapping[str, Any]], default_priority: Priority = TaskPriority.NORMAL
+    ) -> list[str]:
+        """Store many calls, all or none, and return their ids in order.
+
+        Each is a mapping with "task_name" and, if wanted, "args", "kwargs", "priority".
+        """
+        built = []
+        for number, entry in enumerate(tasks):
+            unknown = set(entry) - {"task_name", "args", "kwargs", "priority"}
+            if "task_name" not in entry or unknown:
+                raise ConfigError(
+                    f"entry {number} of the batch must have task_name and may have args, kwargs, priority; "
+                    + (f"it has {sorted(unknown)}" if unknown else "task_name is missing")
+                )
+            priority = entry.get("priority", default_priority)
+            built.append(
+                self._compat_job(entry["task_name"], entry.get("args", ()), entry.get("kwargs"), priority, None, None)
+            )
+        if not built:
+            return []
+        await self._open()
+        return [str(job_id) for job_id in await self._commits.submit(Submission(built))]
+
+    async def cancel_task(self, task_id: str) -> bool:
+        """Cancel a task that has not begun. False when it has begun, has ended, or is unknown."""
+        number = producer.parse_id(task_id)
+        if number is None:
+            return False
+        connection = await self._open()
+        try:
+            found = await connection.run(producer.cancel, self._waker, number)
+        except JobNotFound:
+            return False
+        return found in ("queued", "scheduled", "blocked")
+
+    async def get_task_result(self, task_id: str) -> TaskResult | None:
+        """How a task ended; None while it has not, for unknown ids, and when the record has expired."""
+        number = producer.parse_id(task_id)
+        if number is None:
+            return None
+        connection = await self._open()
+        found = await connection.read(queries.result, number)
+        return producer.task_result(found) if found is not None and found.job.has_ended else None
+
+    def get_status(self, task_id: str) -> TaskStatus | None:
+        """Where a task is now, read from the file; None for an unknown id."""
+        number = producer.parse_id(task_id)
+        job = None if number is None else self._read(queries.get, number)
+        return None if job is None else task_status(job.state, job.attempt)
+
+    def get_result(self, task_id: str) -> TaskResult | None:
+        """As `get_task_result`, without awaiting."""
+        number = producer.parse_id(task_id)
+        found = None if number is None else self._read(queries.result, number)
+        return producer.task_result(found) if found is not None and found.job.has_ended else None
+
+    def _read(self, work: Callable[..., Any], number: int) -> Any:
+        self._check_process()
+        with self._lock:
+            if self._reader is None:
+                self._reader = Connection(self.database, blocks_signals=True)
+            return self._reader.read(work, number)
+
+    def _compat_job(
+        self,
+        task_name: str | Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
+        priority: Priority,
+        eta: datetime | None,
+        countdown: float | None,
+    ) -> NewJob:
+        if not isinstance(args, (tuple, list)):
+            raise ConfigError(f"args must be a tuple or a list of the task's arguments, got {args!r:.80}")
+        if kwargs is not None and not isinstance(kwargs, Mapping):
+            raise ConfigError(f"kwargs must be a mapping of the task's keyword arguments, got {kwargs!r:.80}")
+        if any(not isinstance(name, str) for name in kwargs or ()):
+            raise ConfigError("kwargs must have strings for keys")
+        options = JobOptions.parse({"priority": parse_priority_name(priority), "eta": eta, "delay": countdown})
+        return producer.build_call(
+            task_name, args, dict(kwargs or {}), options,
+            max_payload=self.config.max_payload, is_parked_if_unknown=False,
+        )  # fmt: skip
+
+    # ---- the native calls
+
+    async def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Store a call of *fn* to be run by a worker, and return a handle to it.
+
+        The job is on disk when this returns: neither a crash of this process nor a power cut loses it. It may run more
+        than once if a worker dies during an attempt, so *fn* should be idempotent.
+        Raises `SerializationError` if the call cannot be pickled; nothing is stored then.
+        """
+        return await self.options().submit(fn, *args, **kwargs)
+
+    def options(self, **options: Any) -> BoundOptions:
+        """How the next submits are to be run: `queue priority delay eta timeout retries retry_delay on_lost name`.
+
+        Durations are seconds or `timedelta`. Raises `ConfigError` for an unknown option or a wrong value.
+        """
+        return BoundOptions(self, JobOptions.parse(options))
+
+    async def map(self, fn: Callable[[Any], R], items: Iterable[Any]) -> list[JobHandle[R]]:
+        """Store a call of *fn* for each of *items*, all or none, and return their handles in order."""
+        return await self.options().map(fn, items)
+
+    async def as_completed(self, handles: Iterable[JobHandle[R]]) -> AsyncIterator[JobHandle[R]]:
+        """The handles, each as soon as its job has ended."""
+        waiting = {asyncio.ensure_future(self._wait(handle.number)): handle for handle in handles}
+        try:
+            while waiting:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    yield waiting.pop(future)
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def handle(self, job_id: str | int) -> JobHandle[Any]:
+        """A handle to a job that was submitted earlier. Raises `JobNotFound` for what cannot be an id."""
+        number = producer.parse_id(job_id)
+        if number is None:
+            raise JobNotFound(str(job_id))
+        return JobHandle(self, number)
+
+    # ---- inside
+
+    async def _store(self, jobs: list[NewJob]) -> range:
+        await self._open()
+        return await self._commits.submit(Submission(jobs))
+
+    def _submit_together(self, connection: Connection, submissions: Sequence[Submission]) -> list[range]:
+        return producer.submit(connection, self._waker, submissions)
+
+    def _waiter(self, connection: AsyncConnection) -> ResultWaiter:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._waiters = [waiter for waiter in self._waiters if waiter.is_usable]
+            for waiter in self._waiters:
+                if waiter._loop is loop:
+                    return waiter
+            waiter = ResultWaiter(connection, SidePaths.of(self.database))
+            self._waiters.append(waiter)
+            return waiter
+
+    async def _wait(self, number: int) -> Ended:
+        connection = await self._open()
+        found = await connection.read(queries.result, number)
+        if found is None:
+            raise JobNotFound(number)
+        if found.job.has_ended:
+            return found
+        return await self._waiter(connection).wait(number, is_registered=False)
+
+    async def _job(self, number: int) -> Any:
+        connection = await self._open()
+        return producer.job_or_raise(await connection.read(queries.get, number), number)
+
+
+class BoundOptions:
+    """A client together with the options of the jobs it submits. Never mixes with the function's own arguments."""
+
+    def __init__(self, client: Client, options: JobOptions) -> None:
+        self._client = client
+        self._options = options
+
+    async def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """As `Client.submit`, with these options."""
+        (number,) = await self._client._store([self._build(fn, args, kwargs)])
+        return JobHandle(self._client, number)
+
+    async def map(self, fn: Callable[[Any], R], items: Iterable[Any]) -> list[JobHandle[R]]:
+        """As `Client.map`, with these options."""
+        built = [self._build(fn, (item,), {}) for item in items]
+        if not built:
+            return []
+        return [JobHandle(self._client, number) for number in await self._client._store(built)]
+
+    def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
+        return producer.build_call(fn, args, kwargs, self._options, max_payload=self._client.config.max_payload)
+
+
+class JobHandle(Generic[R]):
+    """One submitted job. Awaiting it gives its result. Can be pickled."""
+
+    def __init__(self, client: Client, number: int) -> None:
+        self._client = client
+        self.number = number
+
+    @property
+    def id(self) -> str:
+        return str(self.number)
+
+    def __await__(self) -> Any:
+        return self.result().__await__()
+
+    async def result(self, timeout: float | None = None) -> R:
+        """The return value. Raises `JobFailed`, `JobCancelled`, or `ResultTimeout` after *timeout* seconds."""
+        value: R = producer.value_of(await self._ended(timeout))
+        return value
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the job has ended, however it did. False when it has not within *timeout* seconds."""
+        try:
+            await self._ended(timeout)
+        except ResultTimeout:
+            return False
+        return True
+
+    async def _ended(self, timeout: float | None) -> Ended:
+        try:
+            return await asyncio.wait_for(self._client._wait(self.number), timeout)
+        except TimeoutError as error:
+            raise ResultTimeout(self.number, timeout or 0.0) from error
+
+    async def status(self) -> str:
+        """`scheduled`, `queued`, `blocked`, `running`, `succeeded`, `failed`, `cancelled` or `expired`."""
+        return str((await self._client._job(self.number)).state)
+
+    async def cancel(self) -> bool:
+        """Cancel the job if it has not begun. False when it has."""
+        return await self._client.cancel_task(self.id)
+
+    def __repr__(self) -> str:
+        return f"<JobHandle {self.number}>"
+
+
+def _submitter(kind: type[Client], database: str) -> Client:
+    return kind(database, runner="never")

@@ -1,0 +1,444 @@
+"""Looks after time and recovery: due jobs, dead workers, jobs past their timeout, an idle log.
+
+Runs in: the runner's process, on a thread and an event loop of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import __version__, leases, producer
+from .config import Config
+from .errors import FastWorkerError
+from .execution import timed_out
+from .job import Lane
+from .leases import LeaderLease, Lease, Note, ProcessIdentity
+from .paths import SidePaths
+from .processes import WorkerProcess, WorkerSetup
+from .sockets import Waker, WakeSocket, socket_directory
+from .store import jobs, queries, runners, waiters
+from .store.bridge import AsyncConnection
+from .store.connection import Connection
+from .store.jobs import Death
+from .store.runners import Addresses, WorkerRow
+from .watches import FileWatch
+from .worker import main as worker_main
+
+log = logging.getLogger("fastworker_lite")
+
+#: Seconds after which a runner looks at the file again while there is something to run, whatever datagrams were lost.
+LOOK_AGAIN = 1.0
+#: Seconds without a write after which the log is written into the database.
+IDLE = 2.0
+#: The longest sleep while a job is scheduled: a suspended machine's timers do not see the time pass.
+LONGEST_SLEEP = 30.0
+NEVER = float("inf")
+#: So many workers dying before they are ready, within so many seconds, end the runner.
+EARLY_DEATHS, EARLY_SECONDS = 5, 10.0
+
+
+class PoolFailed(FastWorkerError):
+    """Workers die before they are ready; the runner has stopped."""
+
+
+@dataclass(slots=True)
+class _Sockets:
+    wake: WakeSocket
+    wake_async: WakeSocket
+    control: WakeSocket
+
+    @property
+    def addresses(self) -> Addresses:
+        return Addresses(self.wake.address, self.wake_async.address, self.control.address)
+
+    def close(self) -> None:
+        for one in (self.wake, self.wake_async, self.control):
+            one.close()
+
+
+class Scheduler:
+    """One runner: its workers, and its share in what runners of a file do together."""
+
+    def __init__(
+        self,
+        database: str,
+        config: Config,
+        *,
+        output: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._paths = SidePaths.of(database)
+        self._config = config
+        self._output = output
+        self._clock = clock
+        self._connection = AsyncConnection(database, durability=config.durability)
+        self._waker = Waker()
+        self._workers: list[WorkerProcess] = []
+        self._burials: set[asyncio.Task[None]] = set()
+        self._early_deaths: deque[float] = deque(maxlen=EARLY_DEATHS)
+        self._is_stopping = False
+        self._stop_by: float | None = None
+        self._terminate_sent = False
+        self._last_write = 0.0
+        self._look_at = 0.0
+        self._has_async_work = False
+        self.error: FastWorkerError | None = None
+
+    # ---- life
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve the file until `stop`. *on_ready* is called once the file is open."""
+        self._happened = asyncio.Event()
+        await self._connection.open()
+        try:
+            await self._open()
+            on_ready()
+            try:
+                await self._serve()
+            finally:
+                await self._close()
+        finally:
+            await self._connection.close()
+
+    async def _open(self) -> None:
+        self._lease: Lease = await self._connection.run(_open_lease, leases.new_name("r"))
+        self._leader = LeaderLease(self._paths.leader)
+        self._sockets = self._bind_sockets()
+        self._runner = await self._connection.run(
+            Connection.write_fast, runners.add_runner, self._lease.name, __version__, self._sockets.addresses,
+            os.getpid(), self._clock(),
+        )  # fmt: skip
+        self._log_watch = FileWatch(self._paths.wal)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._log_watch.fileno(), self._on_write)
+        loop.add_reader(self._sockets.control.fileno(), self._on_poke)
+        loop.add_reader(self._sockets.wake_async.fileno(), self._on_async_work)
+        self._targets = producer.registered_targets()
+        for _ in range(self._config.workers or os.cpu_count() or 1):
+            self._spawn(Lane.SYNC)
+        await self._connection.run(Connection.write_fast, self._introduce)
+        self._waker.poke(self._sockets.wake.address, len(self._workers))
+
+    def _introduce(self, sql: sqlite3.Connection) -> None:
+        names = runners.set_known_tasks(sql, self._runner, self._targets)
+        jobs.release_parked(sql, names)
+
+    def _bind_sockets(self) -> _Sockets:
+        directory = socket_directory(self._paths)
+        name = self._lease.name
+        return _Sockets(*(WakeSocket(os.path.join(directory, f"{name}.{kind}")) for kind in ("w", "a", "c")))
+
+    async def _serve(self) -> None:
+        while not (self._is_stopping and not self._workers):
+            self._happened.clear()
+            try:
+                seconds = self._step_stopping() if self._is_stopping else await self._look()
+            except FastWorkerError as error:
+                log.warning("the runner tries again in a second: %s", error)
+                seconds = LOOK_AGAIN
+            await self._sleep(seconds)
+
+    async def _sleep(self, seconds: float | None) -> None:
+        try:
+            await asyncio.wait_for(self._happened.wait(), seconds)
+        except TimeoutError:
+            pass
+
+    def stop(self) -> None:
+        """Begin the end: no more claims; what runs may finish within `stop_timeout`. Said twice, it is ended now."""
+        if self._is_stopping:
+            self._stop_by = time.monotonic()
+        else:
+            self._is_stopping = True
+            self._stop_by = time.monotonic() + self._config.stop_timeout
+            for worker in self._workers:
+                worker.ask_to_stop()
+        self._happened.set()
+
+    def _step_stopping(self) -> float | None:
+        assert self._stop_by is not None
+        left = self._stop_by - time.monotonic()
+        if left > 0:
+            return left
+        if not self._terminate_sent:
+            self._terminate_sent = True
+            self._stop_by = time.monotonic() + self._config.kill_grace
+            for worker in self._workers:
+                worker.killed_for = (worker.note(), "the runner stopped")
+                worker.terminate()
+            return self._config.kill_grace
+        for worker in self._workers:
+            worker.kill()
+        return None
+
+    async def _close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        loop = asyncio.get_running_loop()
+        for descriptor in (self._log_watch, self._sockets.control, self._sockets.wake_async):
+            loop.remove_reader(descriptor.fileno())
+        self._log_watch.close()
+        try:
+            await self._connection.run(Connection.write_fast, runners.remove_runner, self._runner)
+            await self._connection.run(Connection.checkpoint)
+        except FastWorkerError as error:
+            log.warning("the runner's row stays behind: %s", error)
+        self._sockets.close()
+        self._leader.release()
+        self._lease.remove()
+        self._waker.close()
+
+    # ---- what happens
+
+    def _on_poke(self) -> None:
+        self._sockets.control.clear()
+        self._look_at = 0.0
+        self._happened.set()
+
+    def _on_write(self) -> None:
+        self._log_watch.clear()
+        self._last_write = time.monotonic()
+        self._look_at = min(self._look_at, self._last_write + LOOK_AGAIN)
+        self._happened.set()
+
+    def _on_async_work(self) -> None:
+        """A coroutine was submitted and nobody reads that socket yet: the first one needs its worker."""
+        asyncio.get_running_loop().remove_reader(self._sockets.wake_async.fileno())
+        self._has_async_work = True
+        self._look_at = 0.0
+        self._happened.set()
+
+    # ---- looking after the file
+
+    async def _look(self) -> float | None:
+        """Do what is due, and return the seconds until something will be; None when only an event can bring it."""
+        now = time.monotonic()
+        sleeps = [self._end_late_jobs()]
+        if now < self._look_at:
+            return _soonest([*sleeps, None if self._look_at == NEVER else self._look_at - now])
+        self._look_at = NEVER
+        due, waiting, has_foreign = await self._connection.run(self._survey)
+        if self._leader.try_take() and due is not None and due <= self._clock():
+            await self._make_due()
+            due = await self._connection.read(jobs.next_due)
+        if has_foreign:
+            await self._recover_foreign()
+            sleeps.append(LOOK_AGAIN)
+        if self._has_async_work or waiting[Lane.ASYNC]:
+            self._ensure_async_worker()
+        self._refill()
+        if waiting[Lane.SYNC] or waiting[Lane.ASYNC]:
+            self._waker.poke(self._sockets.wake.address, len(self._workers))
+            self._waker.poke(self._sockets.wake_async.address)
+            sleeps.append(LOOK_AGAIN)
+        if due is not None:
+            sleeps.append(min(max(0.0, due - self._clock()), LONGEST_SLEEP))
+        sleeps.append(await self._settle_log())
+        seconds = _soonest(sleeps[1:])
+        if seconds is not None:
+            self._look_at = min(self._look_at, time.monotonic() + seconds)
+        return _soonest([sleeps[0], seconds])
+
+    def _survey(self, connection: Connection) -> tuple[float | None, list[bool], bool]:
+        def read(sql: sqlite3.Connection) -> tuple[float | None, list[bool], bool]:
+            waiting = [sql.execute(jobs.PROBE, {"lane": lane}).fetchone() is not None for lane in Lane]
+            own = {worker.setup.lease for worker in self._workers}
+            has_foreign = any(row.lease not in own for row in runners.workers(sql))
+            return jobs.next_due(sql), waiting, has_foreign
+
+        return connection.read(read)
+
+    async def _make_due(self) -> None:
+        def transact(sql: sqlite3.Connection) -> tuple[list[int], list[Addresses]]:
+            return jobs.make_due(sql, self._clock()), runners.addresses(sql)
+
+        counts, everybody = await self._connection.write(transact)
+        for where in everybody:
+            self._waker.poke(where.wake, counts[Lane.SYNC])
+            self._waker.poke(where.wake_async, counts[Lane.ASYNC])
+
+    async def _settle_log(self) -> float | None:
+        """Have the next write reported; and after two seconds without one, empty the log. Returns when to look again."""
+        self._log_watch.arm()
+        quiet = time.monotonic() - self._last_write
+        if not self._leader.is_held or not os.path.getsize(self._paths.wal):
+            return None
+        if quiet < IDLE:
+            return IDLE - quiet
+        is_empty = await self._connection.run(Connection.checkpoint)
+        return None if is_empty else LOOK_AGAIN
+
+    def _end_late_jobs(self) -> float | None:
+        """End the jobs past their timeout. Returns the seconds to the next one."""
+        left = []
+        for worker in self._workers:
+            note = worker.note()
+            if not note.is_running or not note.timeout or worker.setup.lane is Lane.ASYNC or worker.killed_for:
+                continue
+            seconds = note.began + note.timeout - time.monotonic()
+            if seconds > 0:
+                left.append(seconds)
+            else:
+                worker.kill_if_running(note, timed_out(note.timeout).reason)
+        return min(left, default=None)
+
+    # ---- workers
+
+    def _spawn(self, lane: Lane) -> None:
+        if self._is_stopping:  # the stop came while we looked
+            return
+        lease = leases.new_name("w")
+        wake = self._sockets.wake if lane is Lane.SYNC else self._sockets.wake_async
+        setup = WorkerSetup(
+            database=self._paths.database,
+            lease=lease,
+            runner=self._runner,
+            runner_pid=os.getpid(),
+            lane=lane,
+            wake=wake.fileno(),
+            control=self._sockets.control.address,
+            modules=self._config.tasks,
+            tasks=self._targets,
+            queues=self._config.queues,
+            max_result=self._config.max_result,
+            max_coroutines=self._config.max_coroutines,
+            output=self._output,
+        )
+        worker = WorkerProcess(worker_main, setup, self._paths.lease(lease))
+        self._workers.append(worker)
+        if worker.watch is None:
+            asyncio.get_running_loop().call_soon(self._on_death, worker)
+        else:
+            asyncio.get_running_loop().add_reader(worker.watch, self._on_death, worker)
+
+    def _ensure_async_worker(self) -> None:
+        self._has_async_work = False
+        if not any(worker.setup.lane is Lane.ASYNC for worker in self._workers):
+            asyncio.get_running_loop().remove_reader(self._sockets.wake_async.fileno())
+            self._spawn(Lane.ASYNC)
+
+    def _refill(self) -> None:
+        wanted = self._config.workers or os.cpu_count() or 1
+        alive = sum(1 for worker in self._workers if worker.setup.lane is Lane.SYNC)
+        for _ in range(wanted - alive):
+            self._spawn(Lane.SYNC)
+
+    def _on_death(self, worker: WorkerProcess) -> None:
+        if worker.watch is not None:
+            asyncio.get_running_loop().remove_reader(worker.watch)
+        note, code = worker.note(), worker.reap()
+        leases.kill_group(note.group)
+        burial = asyncio.get_running_loop().create_task(self._bury(worker, note, code))
+        self._burials.add(burial)
+        burial.add_done_callback(self._burials.discard)
+
+    async def _bury(self, worker: WorkerProcess, note: Note, code: int | None) -> None:
+        """Recover what a worker of ours held, and put another in its place."""
+        while True:
+            try:
+                was_ready = await self._connection.run(self._recover_own, worker, note, code)
+                break
+            except FastWorkerError as error:
+                log.warning("the jobs of a dead worker are recovered in a second: %s", error)
+                if self._is_stopping:
+                    was_ready = True
+                    break
+                await asyncio.sleep(LOOK_AGAIN)
+        leases.discard(worker.lease_path)
+        self._workers.remove(worker)
+        if worker.setup.lane is Lane.ASYNC and not self._is_stopping:
+            asyncio.get_running_loop().add_reader(self._sockets.wake_async.fileno(), self._on_async_work)
+        if not was_ready:
+            self._count_early_death(code)
+        self._look_at = 0.0
+        self._happened.set()
+
+    def _count_early_death(self, code: int | None) -> None:
+        now = time.monotonic()
+        self._early_deaths.append(now)
+        if len(self._early_deaths) == EARLY_DEATHS and now - self._early_deaths[0] < EARLY_SECONDS:
+            self.error = PoolFailed(f"{EARLY_DEATHS} workers ended before they were ready, the last with status {code}")
+            log.error("%s; see what they wrote to stderr", self.error)
+            if not self._is_stopping:
+                self.stop()
+
+    def _recover_own(self, connection: Connection, worker: WorkerProcess, note: Note, code: int | None) -> bool:
+        row = connection.read(runners.worker_by_lease, worker.setup.lease)
+        if row is None:
+            return code == 0
+        how = "was stopped" if worker.is_stopping else "died"
+        reason = f"worker {how}, " + (f"signal {-code}" if code is not None and code < 0 else f"exit {code}")
+        ended = None
+        if worker.killed_for is not None and not worker.is_stopping:
+            killed, _ = worker.killed_for
+            ended = (killed.job, killed.claim, timed_out(killed.timeout))
+        self._recover(connection, _death(row, note, reason, is_blamed=worker.killed_for is None, ended=ended))
+        return True
+
+    def _recover(self, connection: Connection, death: Death) -> None:
+        def transact(sql: sqlite3.Connection) -> tuple[list[int], set[str]]:
+            held = jobs.recover(sql, death, self._clock())
+            return held, waiters.take(sql, held)
+
+        held, addresses = connection.write(transact)
+        self._waker.poke_all(addresses)
+        if held:
+            log.info("%d jobs of worker %d recovered: %s", len(held), death.worker, death.reason)
+            for where in connection.read(runners.addresses):
+                self._waker.poke(where.wake, len(held))
+                self._waker.poke(where.control)
+
+    # ---- others
+
+    async def _recover_foreign(self) -> None:
+        await self._connection.run(self._recover_foreign_now)
+
+    def _recover_foreign_now(self, connection: Connection) -> None:
+        """Recover the jobs of workers whose lease is free, and forget runners whose lease is."""
+        own = {worker.setup.lease for worker in self._workers}
+        dead = [row for row in connection.read(runners.runners) if leases.is_free(self._paths.lease(row.lease))]
+        orphaned = {row.id for row in dead}
+        for row in connection.read(runners.workers):
+            if row.lease in own:
+                continue
+            path = self._paths.lease(row.lease)
+            if leases.is_free(path) or row.runner in orphaned:
+                note = leases.read_note(path)
+                if not ProcessIdentity.parse(row.process).kill():
+                    continue  # not yet gone: its jobs stay its own
+                leases.kill_group(note.group)
+                self._recover(connection, _death(row, note, "worker died with its runner", is_blamed=False))
+                leases.discard(path)
+        for runner in dead:
+            connection.write_fast(runners.remove_runner, runner.id)
+            leases.discard(self._paths.lease(runner.lease))
+
+
+def _death(
+    row: WorkerRow, note: Note, reason: str, *, is_blamed: bool, ended: tuple[int, int, object] | None = None
+) -> Death:
+    return Death(
+        worker=row.id,
+        reason=reason,
+        last_begun=note.job,
+        is_blamed=is_blamed and note.is_running,
+        is_many_at_once=row.lane == Lane.ASYNC,
+        ended=ended,  # type: ignore[arg-type]
+    )
+
+
+def _soonest(sleeps: list[float | None]) -> float | None:
+    return min((seconds for seconds in sleeps if seconds is not None), default=None)
+
+
+def _open_lease(connection: Connection, name: str) -> Lease:
+    from .exchange import open_lease
+
+    return open_lease(connection, name)

@@ -1,0 +1,195 @@
+"""What is left when processes are killed: real processes, real signals."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fastworker_lite import SyncClient
+from fastworker_lite.store import runners
+from fastworker_lite.store.connection import Connection
+from tests import sample_tasks
+
+ROOT = Path(__file__).resolve().parent.parent
+
+RUNNER = """
+import sys, threading
+import tests.sample_tasks
+from fastworker_lite import SyncClient
+client = SyncClient(sys.argv[1], workers=2, runner="own")
+client.start()
+print("started", flush=True)
+threading.Event().wait()
+"""
+
+SUBMITTER = """
+import sys
+from fastworker_lite import SyncClient
+client = SyncClient(sys.argv[1], runner="never")
+while True:
+    print(client.submit("add", 1, 2).id, flush=True)
+"""
+
+
+@pytest.fixture
+def database(tmp_path):
+    return str(tmp_path / "jobs.db")
+
+
+def start(code, database):
+    return subprocess.Popen([sys.executable, "-c", code, database], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.01)
+
+
+def workers_of(database):
+    import json
+
+    connection = Connection(database)
+    try:
+        return [json.loads(row.process)[0] for row in connection.read(runners.workers)]
+    finally:
+        connection.close()
+
+
+def is_gone(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
+def lines(path):
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_a_job_survives_its_worker_being_killed(database, tmp_path):
+    log = tmp_path / "log"
+    with SyncClient(database, workers=2, runner="own") as client:
+        handle = client.submit(sample_tasks.record, str(log), "v", 1.0)
+        until(lambda: lines(log))
+        os.kill(int(lines(log)[0].split()[2]), signal.SIGKILL)
+        assert handle.result(timeout=15) == "v"
+    assert [line.split()[0] for line in lines(log)] == ["begin", "begin", "end"]
+
+
+def test_a_job_survives_its_runner_being_killed_and_no_process_is_left(database, tmp_path):
+    log = tmp_path / "log"
+    runner = start(RUNNER, database)
+    assert runner.stdout.readline() == "started\n"
+    with SyncClient(database, runner="never") as client:
+        handle = client.submit(sample_tasks.record, str(log), "v", 1.0)
+        until(lambda: lines(log))
+        pids = workers_of(database)
+        runner.kill()
+        runner.wait()
+        until(lambda: all(is_gone(pid) for pid in pids), 5)
+        again = start(RUNNER, database)
+        try:
+            assert handle.result(timeout=20) == "v"
+        finally:
+            again.kill()
+            again.wait()
+            runner.stdout.close()
+            again.stdout.close()
+    assert [line.split()[0] for line in lines(log)] == ["begin", "begin", "end"]
+
+
+def test_every_id_a_killed_submitter_printed_exists(database):
+    seed = int(os.environ.get("FWL_SEED", "0")) or random.randrange(2**32)
+    rng = random.Random(seed)
+    printed = []
+    for _ in range(8):
+        submitter = start(SUBMITTER, database)
+        printed.append(submitter.stdout.readline())
+        time.sleep(rng.uniform(0, 0.06))
+        submitter.kill()
+        printed += submitter.stdout.read().splitlines(keepends=True)
+        submitter.wait()
+        submitter.stdout.close()
+    ids = [int(line) for line in printed if line.endswith("\n")]
+    connection = Connection(database)
+    stored = {row[0] for row in connection.read(lambda sql: sql.execute("SELECT id FROM job").fetchall())}
+    connection.close()
+    print(f"seed {seed}: 8 kills, {len(ids)} acknowledged, {len(set(ids) - stored)} lost")
+    assert set(ids) <= stored and len(ids) >= 8
+
+
+def test_a_job_that_kills_its_worker_three_times_is_not_tried_again(database):
+    with SyncClient(database, workers=1, runner="own") as client:
+        bad = client.submit(sample_tasks.die)
+        assert bad.wait(timeout=20)
+        assert bad._job().reason == "poison: killed its worker 3 times"
+        assert client.submit(sample_tasks.add, 1, 2).result(timeout=10) == 3
+
+
+def test_a_job_that_must_not_run_twice_is_lost_with_its_worker(database, tmp_path):
+    log = tmp_path / "log"
+    with SyncClient(database, workers=1, runner="own") as client:
+        handle = client.options(on_lost="fail").submit(sample_tasks.record, str(log), "v", 5.0)
+        until(lambda: lines(log))
+        os.kill(int(lines(log)[0].split()[2]), signal.SIGKILL)
+        assert handle.wait(timeout=10)
+        assert handle._job().reason == "lost: worker died, signal 9"
+    assert len(lines(log)) == 1
+
+
+def test_a_standby_takes_over_when_the_runner_is_killed(database):
+    runner = start(RUNNER, database)
+    assert runner.stdout.readline() == "started\n"
+    with SyncClient(database, workers=1) as standby:
+        assert standby.submit(sample_tasks.add, 1, 2).result(timeout=10) == 3
+        runner.kill()
+        runner.wait()
+        runner.stdout.close()
+        assert standby.submit(sample_tasks.add, 2, 2).result(timeout=10) == 4
+
+
+def test_an_idle_runner_and_its_workers_do_not_wake_up(database):
+    with SyncClient(database, workers=2, runner="own") as client:
+        assert client.submit(sample_tasks.add, 1, 2).result(timeout=10) == 3
+        until(lambda: len(workers_of(database)) == 2)
+        time.sleep(4.5)  # the log is put away after two seconds without a write
+        tasks = [*Path("/proc/self/task").iterdir()]
+        for pid in _children(os.getpid()):
+            tasks += Path(f"/proc/{pid}/task").iterdir()
+        before = {path: _switches(path) for path in tasks if path.name != str(os.getpid())}
+        time.sleep(3)
+        woken = {str(path): _switches(path) - count for path, count in before.items() if _switches(path) != count}
+    print(f"voluntary switches of {len(before)} threads in 3 s idle: {sum(woken.values())}")
+    assert sum(woken.values()) == 0, woken
+
+
+def _children(pid):
+    return [int(child) for path in Path(f"/proc/{pid}/task").iterdir() for child in (path / "children").read_text().split()]
+
+
+def _switches(path):
+    for line in (path / "status").read_text().splitlines():
+        if line.startswith("voluntary_ctxt_switches"):
+            return int(line.split()[1])
+    return 0
+
+
+def test_the_runner_drains_when_it_is_closed(database, tmp_path):
+    log = tmp_path / "log"
+    with SyncClient(database, workers=1, runner="own") as client:
+        first = client.submit(sample_tasks.record, str(log), "first", 0.5)
+        client.submit(sample_tasks.record, str(log), "second", 0.5)
+        until(lambda: lines(log))
+    assert [line.split()[:2] for line in lines(log)] == [["begin", "first"], ["end", "first"]]
+    with SyncClient(database, runner="never") as client:
+        assert first._job().state == "succeeded" and client.handle(2).status() == "queued"
