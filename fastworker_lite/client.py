@@ -344,9 +344,11 @@ class Client:
     def _waiter(self, connection: AsyncConnection) -> ResultWaiter:
         loop = asyncio.get_running_loop()
         with self._lock:
-            self._waiters = [waiter for waiter in self._waiters if waiter.is_usable]
+            for waiter in [waiter for waiter in self._waiters if not waiter.is_usable]:
+                waiter.discard()  # its loop has ended: nobody waits there any more
+                self._waiters.remove(waiter)
             for waiter in self._waiters:
-                if waiter._loop is loop:
+                if waiter.loop is loop:
                     return waiter
             waiter = ResultWaiter(connection, SidePaths.of(self.database))
             self._waiters.append(waiter)

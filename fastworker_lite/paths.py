@@ -21,7 +21,10 @@ class SidePaths:
 
     @classmethod
     def of(cls, database: str | os.PathLike[str]) -> SidePaths:
-        return cls(os.path.realpath(os.fspath(database)))
+        path = os.fspath(database)
+        if "\0" in path:
+            raise StorageError(f"a path cannot hold a NUL, got {path!r}")
+        return cls(os.path.realpath(path))
 
     @property
     def directory(self) -> str:

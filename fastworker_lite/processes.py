@@ -135,8 +135,10 @@ class WorkerProcess:
     def ask_to_stop(self) -> None:
         """Have it finish what it runs, give back what it has not begun, and end."""
         self.is_stopping = True
+        # The end of the pipe is the sign. A byte might be swallowed by the buffer through which it reads its setup.
         with contextlib.suppress(OSError):
-            os.write(self._launch.writes, b"q")
+            os.close(self._launch.writes)
+        self._launch.writes = -1
 
     def terminate(self) -> None:
         """Have it end what it runs: a command gets TERM, a coroutine is cancelled, a function dies with it."""

@@ -26,13 +26,13 @@ class ResultWaiter:
 
     def __init__(self, connection: AsyncConnection, paths: SidePaths) -> None:
         self._connection = connection
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         name = f"res-{os.getpid()}-{secrets.token_hex(4)}"
         self._socket = WakeSocket(os.path.join(socket_directory(paths), name))
         self._waiting: dict[int, set[asyncio.Future[Ended]]] = {}
         self._poked = asyncio.Event()
         self._looker: asyncio.Task[None] | None = None
-        self._loop.add_reader(self._socket.fileno(), self._on_poke)
+        self.loop.add_reader(self._socket.fileno(), self._on_poke)
 
     @property
     def address(self) -> str:
@@ -41,14 +41,14 @@ class ResultWaiter:
 
     @property
     def is_usable(self) -> bool:
-        return not self._loop.is_closed() and self._socket.fileno() >= 0
+        return not self.loop.is_closed() and self._socket.fileno() >= 0
 
     async def wait(self, job_id: int, *, is_registered: bool) -> Ended:
         """The job, once it has ended. *is_registered* says that its row with our address is stored already."""
-        future: asyncio.Future[Ended] = self._loop.create_future()
+        future: asyncio.Future[Ended] = self.loop.create_future()
         self._waiting.setdefault(job_id, set()).add(future)
         if self._looker is None or self._looker.done():
-            self._looker = self._loop.create_task(self._look_while_waiting())
+            self._looker = self.loop.create_task(self._look_while_waiting())
         try:
             if not is_registered:
                 found = await self._connection.run(producer.wait_for, [job_id], self.address)
@@ -93,11 +93,15 @@ class ResultWaiter:
                 if not future.done():
                     future.set_exception(error)
 
+    def discard(self) -> None:
+        """Let go of the socket of a loop that is closed."""
+        self._socket.close()
+
     async def close(self) -> None:
         """Stop waiting: remove the socket and the rows that name it."""
-        if self._looker is not None and self.is_usable and self._loop is asyncio.get_running_loop():
+        if self._looker is not None and self.is_usable and self.loop is asyncio.get_running_loop():
             self._looker.cancel()
         if self.is_usable:
-            self._loop.remove_reader(self._socket.fileno())
+            self.loop.remove_reader(self._socket.fileno())
         self._socket.close()
         await self._connection.run(Connection.write_fast, waiters.forget, self.address)

@@ -138,10 +138,11 @@ def encode_json_call(args: list[Any], kwargs: dict[str, Any]) -> bytes:
 def decode_call(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call. Raises `SerializationError`."""
     value = decode(payload)
-    if payload[:1] == b"J":
-        return tuple(value["args"]), value["kwargs"]
-    args, kwargs = value
-    return args, kwargs
+    try:
+        args, kwargs = (value["args"], value["kwargs"]) if is_json(payload) else value
+        return tuple(args), dict(kwargs)
+    except (TypeError, ValueError, KeyError) as error:
+        raise SerializationError("the stored call does not hold arguments") from error
 
 
 def encode_result(value: object, is_json_wanted: bool) -> bytes:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import aiosqlite
+from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
 from .connection import Connection
 
@@ -31,16 +32,25 @@ class AsyncConnection:
         """Prepare; nothing is opened before `open`. The options are those of `Connection`."""
         self._connection: Connection
         self._database, self._options = database, options
+        self._error: BaseException | None = None
         self._thread = aiosqlite.Connection(self._connect, iter_chunk_size=64)
 
     def _connect(self) -> Any:
-        # aiosqlite asks only that what it is given can be closed, on its thread.
-        self._connection = Connection(self._database, **self._options)
+        # aiosqlite asks only that what it is given can be closed, on its thread. It is always given that: a connector
+        # that raises leaves the thread telling a loop that may be closed by then.
+        try:
+            self._connection = Connection(self._database, **self._options)
+        except BaseException as error:
+            self._error = error
+            return _NotOpened()
         return self._connection
 
     async def open(self) -> None:
         """Open the file. Raises what `Connection` raises."""
         await self._thread
+        if self._error is not None:
+            await self._thread.close()
+            raise self._error
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Call `function(connection, *args)` on the thread. A call that was cancelled while queued still runs."""
@@ -64,7 +74,19 @@ class AsyncConnection:
 
     def close_soon(self) -> None:
         """As `close`, from any thread, without waiting."""
-        self._thread.stop()
+        # Not aiosqlite's own stop: it reports to the running loop, which may be closed by then.
+        self._thread._running = False
+        self._thread._tx.put_nowait((None, self._close_and_stop))
+
+    def _close_and_stop(self) -> object:
+        self._connection.close()
+        self._thread._connection = None
+        return _STOP_RUNNING_SENTINEL
+
+
+class _NotOpened:
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 class SharedCommit(Generic[Request, Reply]):
@@ -90,7 +112,12 @@ class SharedCommit(Generic[Request, Reply]):
             self._waiting.append((request, future))
             must_book, self._is_trip_booked = not self._is_trip_booked, True
         if must_book:
-            await self._connection.run(self._drain)
+            try:
+                await self._connection.run(self._drain)
+            except BaseException:
+                with self._lock:
+                    self._is_trip_booked = False
+                raise
         return await future
 
     def _drain(self, connection: Connection) -> None:

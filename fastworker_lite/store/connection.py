@@ -106,6 +106,7 @@ class Connection:
             for path in (self.paths.database, self.paths.wal, self.paths.shm, self.paths.gate):
                 self._guard.watch_path(path)
         except BaseException:
+            self._guard.release()
             self.sql.close()
             raise
 
@@ -142,8 +143,8 @@ class Connection:
         when it could not be stored.
         """
         self._check_usable()
+        self._check_descriptors()  # before the gate: its own descriptor may lead to another file by now
         with typed_errors(self.paths.database), self._gate:
-            self._check_descriptors()
             result = self._transact(work, args)
             self._after_commit()
         return result
@@ -219,8 +220,8 @@ class Connection:
     def checkpoint(self) -> bool:
         """Write the log into the database and empty it. False when a reader is in the way; try later."""
         self._check_usable()
+        self._check_descriptors()
         with typed_errors(self.paths.database), self._gate:
-            self._check_descriptors()
             return self._checkpoint()
 
     def _checkpoint(self) -> bool:
@@ -259,8 +260,8 @@ class Connection:
             _leaked.append(self)
             return
         try:
+            self._check_descriptors()
             with typed_errors(self.paths.database), self._gate, opening:
-                self._check_descriptors()
                 self._guard.release()
                 self.sql.close()
         except (DatabaseGone, DatabaseBusy):

@@ -8,6 +8,8 @@ Runs in: every process.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -15,7 +17,7 @@ import struct
 import time
 from types import TracebackType
 
-from ..errors import DatabaseBusy, ForkedError
+from ..errors import DatabaseBusy, DatabaseGone, ForkedError
 from ..forking import close_in_forked_children
 
 _ALL_SIGNALS = signal.valid_signals()
@@ -41,6 +43,7 @@ class Gate:
         self._blocks_signals = blocks_signals
         self._mask: set[signal.Signals] = set()
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._next = os.open(path + ".next", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._me = _HOLDER.pack(os.getpid())
         self._is_forked = False
         close_in_forked_children(self)
@@ -65,20 +68,36 @@ class Gate:
             self._unblock()
 
     def _lock(self) -> None:
-        if self._patience is None:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
-        else:
-            self._lock_within(self._patience)
-        os.pwrite(self.descriptor, self._me, 0)
+        try:
+            if self._patience is None:
+                self._lock_after_waiters()
+            else:
+                self._lock_within(self._patience)
+            os.pwrite(self.descriptor, self._me, 0)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            raise DatabaseGone(f"the descriptor of {self._path} was closed; nothing more is stored") from None
+
+    def _lock_after_waiters(self) -> None:
+        """Wait without limit, but let those go first who cannot: a waiter holds the second lock until it is inside."""
+        fcntl.flock(self._next, fcntl.LOCK_SH)
+        fcntl.flock(self._next, fcntl.LOCK_UN)
+        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
 
     def _lock_within(self, patience: float) -> None:
+        if _try_lock(self.descriptor):
+            return
         deadline = time.monotonic() + patience
+        try:
+            self._poll(self._next, deadline, patience)
+            self._poll(self.descriptor, deadline, patience)
+        finally:
+            fcntl.flock(self._next, fcntl.LOCK_UN)
+
+    def _poll(self, descriptor: int, deadline: float, patience: float) -> None:
         pause = 0.0002
-        while True:
-            try:
-                return fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pass
+        while not _try_lock(descriptor):
             if time.monotonic() >= deadline:
                 raise DatabaseBusy(
                     f"database busy for {patience:g} s: process {self.holder()} holds {self._path}; "
@@ -109,10 +128,19 @@ class Gate:
         os.pwrite(self.descriptor, _QUIET_UNTIL.pack(time.monotonic() + CHECKPOINT_PAUSE), _QUIET_OFFSET)
 
     def close(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        for descriptor in (self.descriptor, self._next):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self.descriptor = self._next = -1
 
     def close_in_child(self) -> None:
         self._is_forked = True
         self.close()
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

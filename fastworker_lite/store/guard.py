@@ -97,6 +97,7 @@ class FileGuard:
         _claimed.difference_update(self._own)
         if self._database is not None:
             _databases[self._database] -= 1
+            self._database = None
 
 
 def identity(status: os.stat_result) -> Identity:

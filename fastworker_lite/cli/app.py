@@ -1,0 +1,52 @@
+"""The commands of `fwl`.
+
+Runs in: the command line.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import cancelling, details, draining, listing, running, serving, submitting, waiting
+from .options import Command, Group
+from .session import Session
+
+app = typer.Typer(
+    cls=Group,
+    name="fwl",
+    help="Run jobs from one SQLite file. Without a command: fwl status.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+#: For commands that are followed by another program's words, and those options are not ours.
+_FOREIGN_WORDS = {"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]}
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+@app.callback()
+def without_command(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
+) -> int:
+    """Run jobs from one SQLite file. Without a command: fwl status."""
+    if version:
+        raise typer.Exit(details.put_version(context.find_object(Session)))  # type: ignore[arg-type]
+    return 0 if context.invoked_subcommand else listing.put_default(context.find_object(Session))  # type: ignore[arg-type]
+
+
+app.command("submit", cls=Command, context_settings=_FOREIGN_WORDS)(submitting.submit)
+app.command("run", cls=Command, context_settings=_FOREIGN_WORDS)(running.run)
+app.command("status", cls=Command, context_settings=_SETTINGS)(listing.status)
+app.command("ls", cls=Command, context_settings=_SETTINGS, hidden=True)(listing.status)
+app.command("show", cls=Command, context_settings=_SETTINGS)(details.show)
+app.command("wait", cls=Command, context_settings=_SETTINGS)(waiting.wait)
+app.command("cancel", cls=Command, context_settings=_SETTINGS)(cancelling.cancel)
+app.command("worker", cls=Command, context_settings=_SETTINGS)(serving.worker)
+app.command("drain", cls=Command, context_settings=_SETTINGS)(draining.drain)
+app.command("version", cls=Command, context_settings=_SETTINGS)(details.version)

@@ -1,0 +1,149 @@
+"""`fwl drain`: run what is in the queue, and exit.
+
+Runs in: the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..job import Job, State
+from ..store import queries
+from ..store.connection import Connection
+from . import render
+from .problems import FAILED, TIMED_OUT
+from .records import last_lines, read_records, seconds_taken, sentence
+from .serving import Modules, Queues, Workers, prepare
+from .session import Session
+from .values import parse_duration
+
+if TYPE_CHECKING:
+    from ..runner import Runner
+
+#: Seconds between two looks at the queue.
+PAUSE = 0.05
+#: A job that is due so soon still counts as there: workers postpone for a moment what they may yet come to know.
+SOON = 0.3
+
+#: Whether anything is left that a runner of these queues would run now.
+_HAS_WORK = """
+SELECT EXISTS (SELECT 1 FROM job WHERE state = 'running')
+    OR EXISTS (SELECT 1
+                 FROM queue CROSS JOIN job
+                WHERE NOT queue.paused
+                  AND (:queues IS NULL OR queue.name IN (SELECT value FROM json_each(:queues)))
+                  AND job.state = 'queued'
+                  AND job.queue = queue.name)
+    OR EXISTS (SELECT 1 FROM job WHERE state = 'scheduled' AND due_at <= :soon)
+    OR EXISTS (SELECT 1 FROM runner WHERE pid = :pid AND tasks IS NULL)   -- parked jobs are looked at once it knows its tasks
+"""
+
+
+def drain(
+    context: typer.Context,
+    workers: Workers = None,
+    tasks: Modules = None,
+    queues: Queues = None,
+    max_time: Annotated[
+        str | None, typer.Option("--max-time", metavar="DUR", help="Begin no job after this time, and exit with 124.")
+    ] = None,
+) -> int:
+    """Run everything that can run now, and exit: 0 when all succeeded, 1 when a job failed.
+
+    */5 * * * * fwl drain
+    """
+    session: Session = context.find_object(Session)  # type: ignore[assignment]
+    seconds = parse_duration("--max-time", max_time)
+    config = prepare(session, workers, tasks, queues)
+    begun = time.time()
+    served = None if config.queues is None else json.dumps(list(config.queues))
+    with session.open() as connection:
+        is_over = False
+        if _has_work(connection, served) or _has_parked(connection):
+            from ..runner import Runner
+
+            output = os.path.join(connection.paths.directory, "worker.log")
+            runner = Runner(session.database, config, output=output)
+            runner.start()
+            is_over = _run_until_empty(connection, runner, served, seconds)
+        return _report(session, connection, begun, served, is_over=is_over)
+
+
+def _run_until_empty(connection: Connection, runner: Runner, served: str | None, seconds: float | None) -> bool:
+    """Whether the time was over first."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    is_over = False
+    try:
+        while not runner.join(PAUSE) and _has_work(connection, served) and not is_over:
+            is_over = deadline is not None and time.monotonic() >= deadline
+    finally:
+        runner.stop()
+        runner.join()
+    if runner.error is not None:
+        raise runner.error
+    return is_over
+
+
+def _has_work(connection: Connection, served: str | None) -> bool:
+    parameters = {"queues": served, "soon": time.time() + SOON, "pid": os.getpid()}
+    return bool(connection.probe(_HAS_WORK, parameters)[0])
+
+
+def _has_parked(connection: Connection) -> bool:
+    return connection.probe("SELECT 1 FROM job WHERE state = 'blocked' LIMIT 1", {}) is not None
+
+
+# ---- the report
+
+
+def _ended_since(sql: sqlite3.Connection, moment: float) -> list[int]:
+    return [row[0] for row in sql.execute("SELECT id FROM job WHERE finished_at >= ? ORDER BY id", (moment,))]
+
+
+def _report(session: Session, connection: Connection, begun: float, served: str | None, *, is_over: bool) -> int:
+    jobs = [
+        job
+        for job in connection.read(queries.get_many, connection.read(_ended_since, begun))
+        if job.state in (State.SUCCEEDED, State.FAILED)
+    ]
+    failed = [job for job in jobs if job.state is State.FAILED]
+    left = sum(connection.read(queries.counts).values())
+    is_over = is_over and _has_work(connection, served)
+    if session.is_json:
+        session.put_json(
+            "fwl.drain/1",
+            ran=len(jobs),
+            succeeded=len(jobs) - len(failed),
+            failed=len(failed),
+            left=left,
+            failed_ids=[job.id for job in failed],
+            stopped_by="max_time" if is_over else "empty",
+        )
+    else:
+        _put_failed(connection, failed)
+        session.chat(f"ran {len(jobs)}: {len(jobs) - len(failed)} succeeded, {len(failed)} failed; {left} left")
+    if failed:
+        return FAILED
+    return TIMED_OUT if is_over else 0
+
+
+def _put_failed(connection: Connection, failed: list[Job]) -> None:
+    """What cron should mail: each failed job with the end of its log."""
+    for record in read_records(connection, failed):
+        job = record.job
+        words = [
+            f"job {job.id}",
+            job.name or "",
+            sentence(job),
+            f"after {render.duration(seconds_taken(job, time.time()))}",
+        ]
+        render.say(" ".join(render.clean(word) for word in words if word))
+        lines = [line for path in record.logs or () for line in last_lines(path, 20)]
+        for line in lines or (job.traceback or "").splitlines()[-20:]:
+            render.say(f"    {render.clean(line)}")

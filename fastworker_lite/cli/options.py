@@ -1,0 +1,149 @@
+"""Options that every command takes, before the command's name or after it.
+
+Runs in: the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from .problems import usage
+from .session import Session
+
+#: The flag with which a command's exit code becomes the job's, and its parameter.
+_PASS_THROUGH = {"submit": ("--wait", "wait"), "wait": ("--exit-code", "exit_code_wanted")}
+
+#: What people type who come from other job runners.
+_MEANT = {
+    "add": "fwl submit",
+    "enqueue": "fwl submit",
+    "exec": "fwl run",
+    "kill": "fwl cancel",
+    "list": "fwl status",
+    "ps": "fwl status",
+    "jobs": "fwl status",
+    "info": "fwl show",
+    "start": "fwl worker",
+    "serve": "fwl worker",
+}
+
+
+def _set(name: str) -> Callable[[typer.Context, Any, Any], None]:
+    def store(context: typer.Context, _: Any, value: Any) -> None:
+        if value:
+            setattr(context.find_object(Session), name, value)
+
+    return store
+
+
+def _global_options() -> list[Any]:
+    return [
+        TyperOption(
+            param_decls=["--db"], metavar="FILE", expose_value=False, callback=_set("database_flag"),
+            help="The database.  [env: FWL_DB]",
+        ),
+        TyperOption(
+            param_decls=["--config"], metavar="FILE", expose_value=False, callback=_set("config_flag"), envvar="FWL_CONFIG",
+            help="The configuration, instead of the nearest fastworker.toml.  [env: FWL_CONFIG]",
+        ),
+        TyperOption(
+            param_decls=["--json"], is_flag=True, default=False, expose_value=False, callback=_set("is_json"),
+            help="JSON on stdout.",
+        ),
+        TyperOption(
+            param_decls=["-q", "--quiet"], is_flag=True, default=False, expose_value=False, callback=_set("is_quiet"),
+            help="Only what was asked for; lists print ids.",
+        ),
+    ]  # fmt: skip
+
+
+class Command(TyperCommand):
+    """A command with the global options; the words after the first that is not an option are left as they are."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self.params += _global_options()
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        """Parse, and note what an error would have to look like."""
+        session = context.find_object(Session)
+        flag, parameter = _PASS_THROUGH.get(self.name or "", ("", ""))
+        own = list(_before_dashes(args))
+        session.is_json = session.is_json or "--json" in own
+        session.is_pass_through = self.name == "run" or flag in own
+        rest = super().parse_args(context, _expand_args(args) if self.name == "submit" else args)
+        session.is_pass_through = self.name == "run" or bool(context.params.get(parameter))
+        return rest
+
+
+class Group(TyperGroup):
+    """The commands; one that does not exist is answered with the one that was meant."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self.params += _global_options()
+
+    def resolve_command(self, context: Any, args: list[str]) -> Any:
+        name = args[0]
+        if self.get_command(context, name) is None and not name.startswith("-"):
+            raise usage(f'no command "{name}".{self._suggestion(name)}')
+        return super().resolve_command(context, args)
+
+    def _suggestion(self, name: str) -> str:
+        from difflib import get_close_matches
+
+        visible = [known for known, command in self.commands.items() if not command.hidden]
+        close = get_close_matches(name, visible, n=1)
+        meant = f"fwl {close[0]}" if close else _MEANT.get(name)
+        return f" Did you mean: {meant}?" if meant else f" Commands: {' '.join(visible)}"
+
+
+def _before_dashes(args: list[str]) -> Iterator[str]:
+    for word in args:
+        if word == "--":
+            return
+        yield word
+
+
+def _expand_args(args: list[str]) -> list[str]:
+    """FastWorker's `--args 5 3 --non-blocking` as `--args=5 --args=3 --non-blocking`."""
+    if "--task-name" not in args and not any(word.startswith("--task-name=") for word in args):
+        return args
+    expanded, is_inside = [], False
+    for word in args:
+        if word.startswith("--"):
+            is_inside = word == "--args"
+            if not is_inside:
+                expanded.append(word)
+        else:
+            expanded.append(f"--args={word}" if is_inside else word)
+    return expanded
+
+
+# ---- options that several commands share
+
+Queue = Annotated[str | None, typer.Option("--queue", "-Q", metavar="NAME", help="The queue.")]
+Priority = Annotated[
+    str | None, typer.Option("--priority", metavar="P", help="low, normal, high, critical or an integer; higher first.")
+]
+Name = Annotated[str | None, typer.Option("--name", metavar="TEXT", help="What to call the job.")]
+Timeout = Annotated[str | None, typer.Option("--timeout", metavar="DUR", help="How long one attempt may take.")]
+Retries = Annotated[int | None, typer.Option("--retries", metavar="N", help="How often a failed job is tried again.")]
+RetryDelay = Annotated[str | None, typer.Option("--retry-delay", metavar="DUR", help="How long to wait before that.")]
+OnLost = Annotated[
+    str | None, typer.Option("--on-lost", metavar="retry|fail", help="What becomes of the job when its worker dies.")
+]
+Folder = Annotated[str | None, typer.Option("--cwd", "-C", metavar="DIR", help="Where to run it, instead of here.")]
+CleanEnvironment = Annotated[bool, typer.Option("--clean-env", help="Keep only PATH, HOME, USER, LANG and the like.")]
+Environment = Annotated[list[str] | None, typer.Option("--env", metavar="K=V", help="Set a variable; may be repeated.")]
+Shell = Annotated[
+    str | None, typer.Option("-c", "--shell", metavar="STRING", help="A line for /bin/sh instead of a command.")
+]
+NewQueue = Annotated[bool, typer.Option("--new-queue", help="Make the queue if there is none of that name.")]
+Words = Annotated[list[str] | None, typer.Argument(metavar="-- CMD [ARG...]", help="The command and its arguments.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="45, 40-45, @last, or - for ids on stdin.")]
+TaskId = Annotated[str | None, typer.Option("--task-id", hidden=True)]

@@ -1,0 +1,234 @@
+"""A job as one invocation shows it: the row, with its command and its result, as JSON or as words.
+
+Runs in: the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import serialization
+from ..job import Command, Job, Kind, State
+from ..leases import ProcessIdentity
+from ..store import queries, runners
+from ..store.connection import Connection
+from . import render
+from .problems import FAILED, OWN_TROUBLE, TIMED_OUT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A job with what its row does not say."""
+
+    job: Job
+    command: Command | None
+    #: None for a call.
+    call: str
+    #: The call as text, as far as it can be read without running anything.
+    result: Any = None
+    #: Of a call that was made in JSON.
+    worker_pid: int | None = None
+    logs: tuple[str, str] | None = None
+    #: Where a command's output went: stdout and stderr of its last attempt.
+
+    @property
+    def text(self) -> str:
+        return self.command.text if self.command is not None else self.call
+
+
+def read_records(connection: Connection, jobs: Sequence[Job], *, is_complete: bool = False) -> list[Record]:
+    """These jobs with their commands, and when *is_complete* with results and workers too."""
+    ids = [job.id for job in jobs]
+    payloads = connection.read(queries.payloads, ids)
+    results, pids = _read_rest(connection, ids) if is_complete else ({}, {})
+    return [
+        Record(
+            job=job,
+            command=_command(job, payloads.get(job.id, b"")),
+            call=_call(job, payloads.get(job.id, b"")),
+            result=results.get(job.id),
+            worker_pid=pids.get(job.worker) if job.worker is not None else None,
+            logs=_logs(connection, job),
+        )
+        for job in jobs
+    ]
+
+
+def _read_rest(connection: Connection, ids: list[int]) -> tuple[dict[int, Any], dict[int, int]]:
+    ended = connection.read(queries.ended, ids)
+    results = {one.job.id: serialization.read_json_result(one.result) for one in ended if one.job.kind is Kind.CALL}
+    workers = connection.read(runners.workers)
+    return results, {row.id: ProcessIdentity.parse(row.process).pid for row in workers}
+
+
+def _command(job: Job, payload: bytes) -> Command | None:
+    if job.kind is not Kind.COMMAND:
+        return None
+    try:
+        return serialization.decode_command(payload)
+    except (ValueError, KeyError, TypeError):  # a flipped bit must not take the whole list along
+        return Command(argv=["?"], shell=None, cwd="?")
+
+
+def _call(job: Job, payload: bytes) -> str:
+    if job.kind is not Kind.CALL or not serialization.is_json(payload):
+        return job.task
+    try:
+        fields = json.loads(payload[1:])
+        words = [json.dumps(value) for value in fields["args"]]
+        words += [f"{key}={json.dumps(value)}" for key, value in fields["kwargs"].items()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return job.task
+    text = f"{job.task}({', '.join(words)})"
+    return text if len(text) <= 2000 else f"{text[:2000]}..."
+
+
+def _logs(connection: Connection, job: Job) -> tuple[str, str] | None:
+    if job.kind is not Kind.COMMAND or not job.attempt:
+        return None
+    return connection.paths.log(job.id, job.attempt, "out"), connection.paths.log(job.id, job.attempt, "err")
+
+
+# ---- words
+
+
+def state_label(job: Job) -> str:
+    """The state with what a person asks next: `failed(3)`, `failed(SIGSEGV)`, `retry 2/3`."""
+    if job.state is State.SCHEDULED and job.failures:
+        return f"retry {job.failures + 1}/{job.retries + 1}"
+    if job.state is not State.FAILED:
+        return str(job.state)
+    if is_timed_out(job):
+        return "failed(timeout)"
+    if job.exit_code is not None:
+        return f"failed({job.exit_code})"
+    return f"failed({signal_name(job.signal)})" if job.signal is not None else "failed"
+
+
+def is_timed_out(job: Job) -> bool:
+    """Whether its runner ended it, whatever signal that took; a task may raise `TimeoutError` itself."""
+    return job.error_type == "TimeoutError" and (job.reason or "").startswith("timed out")
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def sentence(job: Job) -> str:
+    """How it stands with a job: `failed: exit 3`, `succeeded`, `cancelled`."""
+    reason = job.reason if job.reason != job.state else None
+    if job.kind is Kind.CALL and job.error and job.error_type:
+        reason = f"{job.error_type}: {job.error.splitlines()[0]}" if job.error.strip() else job.error_type
+    return f"{job.state}: {reason}" if reason else str(job.state)
+
+
+def seconds_taken(job: Job, now: float) -> float | None:
+    if job.started_at is None:
+        return None
+    return (job.finished_at if job.finished_at is not None else now) - job.started_at
+
+
+# ---- exit codes
+
+
+def exit_code(job: Job) -> tuple[int, str]:
+    """What `fwl run` ends with for this job, and whether the "job" said so or "fwl"."""
+    if job.state is State.SUCCEEDED:
+        return job.exit_code or 0, "job"
+    if job.state is not State.FAILED:
+        return OWN_TROUBLE, "fwl"
+    if is_timed_out(job):
+        return TIMED_OUT, "fwl"
+    if job.exit_code is not None:
+        return job.exit_code, "job"
+    if job.signal is not None:
+        return 128 + job.signal, "job"
+    return (FAILED, "job") if job.error_type else (OWN_TROUBLE, "fwl")
+
+
+# ---- JSON
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """A job in the words of `fwl.jobs/1`. Keys may be added, never renamed."""
+    job, command = record.job, record.command
+    return {
+        "id": job.id,
+        "name": job.name,
+        "kind": str(job.kind),
+        "task": job.task if job.kind is Kind.CALL else None,
+        "argv": command.argv if command else None,
+        "shell": command.shell if command else None,
+        "cwd": command.cwd if command else None,
+        "queue": job.queue,
+        "priority": job.priority,
+        "state": str(job.state),
+        "exit_code": job.exit_code,
+        "signal": job.signal,
+        "reason": job.reason,
+        "error": job.error,
+        "error_type": job.error_type,
+        "traceback": job.traceback,
+        "attempt": job.attempt,
+        "max_attempts": job.retries + 1,
+        **_UNUSED,
+        "created_at": render.rfc3339(job.created_at),
+        "run_after": render.rfc3339(job.due_at),
+        "started_at": render.rfc3339(job.started_at),
+        "finished_at": render.rfc3339(job.finished_at),
+        "duration_s": _rounded(seconds_taken(job, time.time())),
+        "timeout_s": job.timeout,
+        "worker": {"pid": record.worker_pid, "host": None} if record.worker_pid is not None else None,
+        "pid": None,
+        "log": _log_json(record),
+        "result": record.result,
+    }
+
+
+#: What jobs of this version do not have, named all the same: absent is null, never missing.
+_UNUSED: dict[str, Any] = {
+    "slots": 1,
+    "tags": {},
+    "unique_key": None,
+    "lock": None,
+    "after": [],
+    "after_mode": "success",
+    "schedule": None,
+}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(max(0.0, seconds), 3)
+
+
+def _log_json(record: Record) -> dict[str, Any] | None:
+    if record.logs is None:
+        return None
+    out, err = record.logs
+    return {"stdout": out, "stderr": err, "bytes": log_size(out) + log_size(err)}
+
+
+def log_size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def last_lines(path: str, count: int) -> list[str]:
+    """The end of a log, at most 64 kB of it."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, log_size(path) - 65536))
+            return os.fsdecode(file.read()).splitlines()[-count:]
+    except OSError:
+        return []

@@ -1,0 +1,149 @@
+"""Text for terminals and JSON for programs.
+
+Runs in: the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+#: What could steer a terminal or reorder a line: C0, DEL, C1, line separators, bidirectional controls, lone surrogates.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
+
+
+def clean(text: object) -> str:
+    """*text* on one line, with everything escaped that a terminal would obey."""
+    return _UNSAFE.sub(lambda found: _SHORT.get(found[0]) or _escaped(ord(found[0])), str(text))
+
+
+def _escaped(number: int) -> str:
+    if 0xDC80 <= number <= 0xDCFF:  # a byte that is not UTF-8, as Python carries it
+        number -= 0xDC00
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+
+def prepare_streams() -> None:
+    """No character may end a command: what the terminal's encoding lacks is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(AttributeError, ValueError):
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def say(text: str) -> None:
+    """A line for a person, on stderr."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def chat(text: str) -> None:
+    """A line for a person who is looking; not for logs and mails."""
+    if is_terminal(sys.stderr):
+        say(text)
+
+
+def flush() -> None:
+    """Have what was printed seen before anything else is done."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def put_json(document: dict[str, Any]) -> None:
+    """One JSON document on a line of stdout. ASCII only: safe on every terminal and in every encoding."""
+    print(json.dumps(document, separators=(",", ":")), flush=True)
+
+
+# ---- lists
+
+
+def put_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A list in columns. Only the last is ever cut, and only on a terminal."""
+    table = [header, *[[clean(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header) - 1)]
+    width = terminal_width()
+    for row in table:
+        fixed = "".join(cell.ljust(size + 2) for cell, size in zip(row, widths, strict=False))
+        print(fixed + _cut(row[-1], width and width - len(fixed)))
+
+
+def _cut(text: str, room: int | None) -> str:
+    if room is None or len(text) <= room:
+        return text
+    dots = "…" if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8" else "..."
+    return text[: max(room - len(dots), 8)] + dots
+
+
+def terminal_width() -> int | None:
+    """The columns there are, None without limit: into a pipe or a file."""
+    if not is_terminal(sys.stdout):
+        return None
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except OSError:
+        return None
+
+
+def put_tsv(rows: Sequence[Sequence[object]]) -> None:
+    """One record a line; tabs and newlines within a field are escaped."""
+    for row in rows:
+        print("\t".join("" if cell is None else clean(cell) for cell in row))
+
+
+# ---- time
+
+
+def duration(seconds: float | None) -> str:
+    """A span of time in its two largest units: `0.4s`, `1m58s`, `2h0m`, `3d4h`."""
+    if seconds is None:
+        return "-"
+    seconds = max(0.0, seconds)
+    if seconds < 60:
+        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+    whole = round(seconds)
+    for size, unit, small_size, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // small_size}{small_unit}"
+    return f"{whole}s"
+
+
+def age(seconds: float) -> str:
+    """How long ago, in one unit."""
+    seconds = max(0.0, seconds)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def rfc3339(moment: float | None) -> str | None:
+    """A moment for programs: UTC, with milliseconds."""
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def local_time(moment: float | None) -> str:
+    """A moment for a person: local, with its offset."""
+    if moment is None:
+        return "-"
+    return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def size(count: int) -> str:
+    """Bytes for a person."""
+    return f"{count} B" if count < 1000 else f"{count / 1000:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,202 @@
+"""`fwl submit`: store commands and calls, and print their ids.
+
+Runs in: the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from .. import producer
+from ..job import JobOptions, Kind, NewJob
+from ..sockets import Waker
+from ..store.connection import Connection
+from ..store.jobs import DEFAULT_QUEUE
+from . import options, render
+from .ordering import Order, build, check_task
+from .problems import usage
+from .session import NO_WORKER, Session, check_queues, knows_task, live_runners
+from .values import parse_duration, parse_pairs, parse_priority, parse_time, read_object
+
+
+def submit(
+    context: typer.Context,
+    words: options.Words = None,
+    shell: options.Shell = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="NAME", help="A task instead of a command; ARG and KEY=VALUE follow."),
+    ] = None,
+    imported: Annotated[
+        list[str] | None, typer.Option("--import", metavar="MODULE", help="Allow --task MODULE:function.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="FILE|-", help="One job for each line; {} is the line.")
+    ] = None,
+    source_format: Annotated[
+        str, typer.Option("--format", metavar="lines|nul|jsonl", help="How --from is read.")
+    ] = "lines",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and exit with the job's code.")] = False,
+    queue: options.Queue = None,
+    new_queue: options.NewQueue = False,
+    priority: options.Priority = None,
+    delay: Annotated[str | None, typer.Option("--in", metavar="DUR", help="Start after this time.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="Start at this time: 2026-11-24 03:00 or 03:00.")
+    ] = None,
+    past_ok: Annotated[bool, typer.Option("--past-ok", help="A time that is over means now.")] = False,
+    name: options.Name = None,
+    timeout: options.Timeout = None,
+    retries: options.Retries = None,
+    retry_delay: options.RetryDelay = None,
+    on_lost: options.OnLost = None,
+    cwd: options.Folder = None,
+    clean_env: options.CleanEnvironment = False,
+    env: options.Environment = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Queue it even if there is no such program here.")
+    ] = False,
+    task_name: Annotated[str | None, typer.Option("--task-name", hidden=True)] = None,
+    args: Annotated[list[str] | None, typer.Option("--args", hidden=True)] = None,
+    kwargs: Annotated[str | None, typer.Option("--kwargs", hidden=True)] = None,
+    non_blocking: Annotated[bool, typer.Option("--non-blocking", hidden=True)] = False,
+) -> int:
+    """Queue a job and print its id.
+
+    fwl submit -- make -j4
+    fwl submit -c 'ls -l | wc -l'
+    fwl submit --task add 5 3
+    fwl submit --in 5m --retries 3 -- curl -fsS https://example.com
+    printf 'a.mp4\\nb.mp4\\n' | fwl submit --from - -- ffmpeg -i {} {}.webm
+    """
+    session: Session = context.find_object(Session)  # type: ignore[assignment]
+    order = Order(
+        words=[*(words or []), *(args or [])],
+        shell=shell,
+        task=task or task_name,
+        kwargs=read_object("--kwargs", kwargs) if kwargs else {},
+        source=source,
+        source_format=source_format,
+        cwd=os.path.abspath(cwd or "."),
+        environment=capture_environment(clean_env, env or []),
+        is_checked=not no_check,
+        allowed_modules=(*session.config.tasks, *(imported or [])),
+        options=parse_options(
+            queue=queue, priority=priority, name=name, timeout=timeout, retries=retries, retry_delay=retry_delay,
+            on_lost=on_lost, delay=delay, at=at, past_ok=past_ok,
+        ),
+    )  # fmt: skip
+    return _submit(session, build(order), is_waited_for=wait, makes_queues=new_queue)
+
+
+def parse_options(
+    *, delay: str | None = None, at: str | None = None, past_ok: bool = False, **given: str | int | None
+) -> JobOptions:
+    """The options as they were typed, checked."""
+    if delay is not None and at is not None:
+        raise usage("give either --in or --at, not both")
+    return JobOptions.parse(
+        given
+        | {
+            "priority": parse_priority(given.get("priority")),  # type: ignore[arg-type]
+            "timeout": parse_duration("--timeout", given.get("timeout")),  # type: ignore[arg-type]
+            "retry_delay": parse_duration("--retry-delay", given.get("retry_delay")),  # type: ignore[arg-type]
+            "delay": parse_duration("--in", delay),
+            "eta": parse_time("--at", at, is_past_ok=past_ok),
+        }
+    )
+
+
+#: What --clean-env keeps: what login would set.
+_LOGIN = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ")
+#: What a job inside a job must not inherit.
+_OF_A_JOB = ("FWL_JOB_ID", "FWL_ATTEMPT", "FWL_QUEUE", "FWL_DB", "FWL_SCHEDULED_FOR")
+
+
+def capture_environment(is_clean: bool, pairs: Sequence[str]) -> dict[str, str]:
+    """The variables a command will find: ours, but for those that say which job we are in."""
+    variables = {name: value for name, value in os.environ.items() if name not in _OF_A_JOB}
+    if is_clean:
+        variables = {name: value for name, value in variables.items() if name in _LOGIN or name.startswith("LC_")}
+    return variables | parse_pairs("--env", pairs)
+
+
+def _submit(session: Session, jobs: list[NewJob], *, is_waited_for: bool, makes_queues: bool) -> int:
+    with session.open() as connection:
+        if not makes_queues:
+            check_queues(connection, {job.options.queue for job in jobs if job.options.queue is not None})
+        ids = store(connection, jobs)
+        rows = live_runners(connection)
+        _put_ids(session, connection, ids, jobs, is_served=bool(rows))
+        if not rows:
+            render.say(NO_WORKER)
+        else:
+            for name in sorted({job.task for job in jobs if check_task(job) and not knows_task(rows, job.task)}):
+                render.say(
+                    f'note: no running worker knows task "{render.clean(name)}"; the job waits for one that does'
+                )
+        if not is_waited_for:
+            return 0
+        from .waiting import until_ended
+
+        return until_ended(session, connection, list(ids), is_pass_through=True)
+
+
+def store(connection: Connection, jobs: Sequence[NewJob]) -> range:
+    """Store the jobs in one transaction and wake who can run them."""
+    waker = Waker()
+    try:
+        return producer.submit(connection, waker, [producer.Submission(jobs)])[0]
+    finally:
+        waker.close()
+
+
+def _put_ids(session: Session, connection: Connection, ids: range, jobs: list[NewJob], *, is_served: bool) -> None:
+    if session.is_json:
+        for job_id, job in zip(ids, jobs, strict=True):
+            session.put_json("fwl.submitted/1", **_submitted(connection, job_id, job, is_served))
+        return
+    for job_id in ids:
+        print(job_id)
+    render.flush()
+    if len(ids) == 1:
+        queue = jobs[0].options.queue or DEFAULT_QUEUE
+        ahead = connection.read(_count_ahead, ids[0])
+        session.chat(f'queued in "{render.clean(queue)}" ({ahead} ahead) - details: fwl show {ids[0]}')
+
+
+def _submitted(connection: Connection, job_id: int, job: NewJob, is_served: bool) -> dict[str, object]:
+    row = connection.read(
+        lambda sql: sql.execute("SELECT state, queue, due_at FROM job WHERE id = ?", (job_id,)).fetchone()
+    )
+    return {
+        "id": job_id,
+        "state": row[0],
+        "queue": row[1],
+        "kind": str(Kind(job.kind)),
+        "ahead": connection.read(_count_ahead, job_id),
+        "created": True,
+        "unique_key": None,
+        "run_after": render.rfc3339(row[2]),
+        "worker_alive": is_served,
+    }
+
+
+def _count_ahead(sql: sqlite3.Connection, job_id: int) -> int:
+    row = sql.execute(
+        """
+        SELECT count(*)
+          FROM job AS mine JOIN job AS other ON other.queue = mine.queue
+         WHERE mine.id = ?
+           AND other.state = 'queued'
+           AND other.id <> mine.id
+           AND (other.priority > mine.priority OR (other.priority = mine.priority AND other.id < mine.id))
+        """,
+        (job_id,),
+    ).fetchone()
+    return int(row[0])

@@ -1,0 +1,153 @@
+"""`fwl wait`: block until jobs have ended.
+
+Runs in: the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from .. import producer
+from ..job import Job, State
+from ..sockets import WakeSocket, socket_directory, wait_readable
+from ..store import queries, waiters
+from ..store.connection import Connection
+from . import options, render
+from .problems import FAILED, TIMED_OUT, usage
+from .records import as_json, exit_code, read_records, seconds_taken, sentence
+from .session import Session, find_jobs, select_ids
+from .values import parse_duration
+
+#: Seconds after which the file is looked at again, whatever datagrams were lost.
+LOOK_AGAIN = 1.0
+
+
+def wait(
+    context: typer.Context,
+    ids: options.Ids = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="DUR", help="Give up after this time, with 124.")
+    ] = None,
+    exit_code_wanted: Annotated[bool, typer.Option("--exit-code", help="Exit with the code of the one job.")] = False,
+    is_any: Annotated[bool, typer.Option("--any", help="End with the first that ends.")] = False,
+) -> int:
+    """Wait until jobs have ended. Exit 0 when all succeeded, 1 when any did not.
+
+    fwl wait 45 46 --timeout 10m
+    """
+    session: Session = context.find_object(Session)  # type: ignore[assignment]
+    seconds = parse_duration("--timeout", timeout)
+    if not ids:
+        raise usage("which jobs? Give ids: fwl wait 45 46")
+    with session.open() as connection:
+        selected = select_ids(connection, ids)
+        if exit_code_wanted and len(selected) != 1 and not is_any:
+            raise usage("--exit-code takes one job, or --any")
+        find_jobs(connection, selected)
+        return until_ended(
+            session, connection, selected, seconds=seconds, is_any=is_any, is_pass_through=exit_code_wanted
+        )
+
+
+def until_ended(
+    session: Session,
+    connection: Connection,
+    ids: list[int],
+    *,
+    seconds: float | None = None,
+    is_any: bool = False,
+    is_pass_through: bool = False,
+) -> int:
+    """Wait, say of each job how it ended, and return the exit code."""
+    over: list[Job] = []
+    try:
+        for job in watch(connection, ids, seconds):
+            over.append(job)
+            _put_ended(session, connection, job, is_told=not is_pass_through)
+            if is_any:
+                break
+        else:
+            if len(over) < len(ids):
+                return _put_timeout(session, connection, ids, seconds or 0.0)
+    except KeyboardInterrupt:
+        going = [str(job_id) for job_id in ids if job_id not in {job.id for job in over}]
+        session.chat(f"detached; still to come: job {', '.join(going)}")
+        raise
+    if is_pass_through and len(over) == 1:
+        return exit_code(over[0])[0]
+    return 0 if all(job.state is State.SUCCEEDED for job in over) else FAILED
+
+
+def watch(connection: Connection, ids: list[int], seconds: float | None = None) -> Iterator[Job]:
+    """These jobs as they end; it stops early when *seconds* are over, and for jobs that are gone."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    left = dict.fromkeys(ids)
+    with _wake_socket(connection) as socket:
+        while left:
+            for ended in producer.wait_for(connection, list(left), socket.address):
+                del left[ended.job.id]
+                yield ended.job
+            if not left or not (rest := _rest(deadline)):
+                return
+            wait_readable([socket.fileno()], rest)
+            socket.clear()
+            _forget_removed(connection, left)
+
+
+def _rest(deadline: float | None) -> float:
+    return LOOK_AGAIN if deadline is None else max(0.0, min(LOOK_AGAIN, deadline - time.monotonic()))
+
+
+def _forget_removed(connection: Connection, left: dict[int, None]) -> None:
+    """A record that was removed while we waited will never end."""
+    there = {job.id for job in connection.read(queries.get_many, list(left))}
+    for job_id in [job_id for job_id in left if job_id not in there]:
+        del left[job_id]
+
+
+@contextlib.contextmanager
+def _wake_socket(connection: Connection) -> Iterator[WakeSocket]:
+    """A socket that workers poke; afterwards nothing is left of it, in the folder or in the file."""
+    name = f"cli-{os.getpid()}-{secrets.token_hex(4)}.sock"
+    socket = WakeSocket(os.path.join(socket_directory(connection.paths), name))
+    try:
+        yield socket
+    finally:
+        socket.close()
+        connection.write_fast(waiters.forget, socket.address)
+
+
+# ---- what is said
+
+
+def _put_ended(session: Session, connection: Connection, job: Job, *, is_told: bool) -> None:
+    if session.is_json:
+        code, source = exit_code(job)
+        [record] = read_records(connection, [job], is_complete=True)
+        session.put_json("fwl.events/1", event="ended", job=as_json(record), exit_code=code, source=source)
+    elif is_told and not session.is_quiet:
+        words = [str(job.id), job.name or "", sentence(job), render.duration(seconds_taken(job, time.time()))]
+        print(" ".join(render.clean(word) for word in words if word and word != "-"), flush=True)
+    else:
+        session.chat(f"job {job.id} {render.clean(sentence(job))}")
+
+
+def _put_timeout(session: Session, connection: Connection, ids: list[int], seconds: float) -> int:
+    left = [job for job in connection.read(queries.get_many, ids) if not job.has_ended]
+    if not left:
+        return FAILED  # those that are missing were removed
+    listed = ", ".join(f"{job.id} {'still ' if job.state is State.RUNNING else ''}{job.state}" for job in left[:10])
+    if session.is_json:
+        session.put_json(
+            "fwl.events/1", event="timed_out", left=[job.id for job in left], exit_code=TIMED_OUT, source="fwl"
+        )
+    else:
+        render.say(f"timed out after {seconds:g} s: {listed}")
+    return TIMED_OUT

@@ -1,0 +1,8 @@
+"""What the benchmark runs.
+
+Runs in: worker processes.
+"""
+
+
+def noop(value=None):
+    return value
