@@ -1,0 +1,57 @@
+"""What the README shows is run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def run_block(block, folder):
+    script = folder / "block.py"
+    script.write_text(block)
+    return subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=folder, timeout=50)
+
+
+def test_the_python_blocks_print_what_they_should(tmp_path):
+    printed = []
+    for number, block in enumerate(blocks("python")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = run_block(block, folder)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        printed.append(done.stdout)
+    assert printed == ["success 8\n3\n", "12\n[1, 4, 9]\n"]
+
+
+def test_the_first_command_does_its_work_on_the_files_of_the_checkout(tmp_path):
+    command = blocks("sh")[0].strip()
+    assert "\n" not in command
+    # The environment of this test run stands in for the one that the command would make.
+    _, _, rest = command.partition(" && export ")
+    command = "export " + rest.replace(".venv/bin/fwl", f"{sys.executable} -m fastworker_lite").replace("$PWD/.venv", str(tmp_path))
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=55)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("succeeded") == len(list((ROOT / "fastworker_lite").rglob("*.py")))
+
+
+def test_the_test_command_is_the_one_that_ci_runs():
+    command = blocks("sh")[1].strip()
+    assert "\n" not in command
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "pip install -q -e '.[test]'" in command and "pip install -q -e '.[test]'" in ci
+    assert "python -m pytest -q" in command and "python -m pytest -q" in ci
+
+
+def test_every_command_in_the_readme_exists():
+    names = set(re.findall(r"^fwl (\w+)", "\n".join(blocks("sh")), re.MULTILINE))
+    helped = subprocess.run([sys.executable, "-m", "fastworker_lite", "--help"], capture_output=True, text=True, timeout=20)
+    assert names and all(re.search(rf"\b{name}\b", helped.stdout) for name in names), helped.stdout
