@@ -64,14 +64,28 @@ _WHERE = {
     "task": "tasks.registry",
     "task_registry": "tasks.registry",
 } | dict.fromkeys(
-    (
-        "ConfigError DatabaseBusy DatabaseGone FastWorkerError ForkedError JobCancelled JobFailed JobNotFound "
-        "NotOurDatabase PayloadTooLarge QueueFull ResultTimeout SchemaTooNew SerializationError StorageError StorageFull"
-    ).split(),
+    [
+        "ConfigError",
+        "DatabaseBusy",
+        "DatabaseGone",
+        "FastWorkerError",
+        "ForkedError",
+        "JobCancelled",
+        "JobFailed",
+        "JobNotFound",
+        "NotOurDatabase",
+        "PayloadTooLarge",
+        "QueueFull",
+        "ResultTimeout",
+        "SchemaTooNew",
+        "SerializationError",
+        "StorageError",
+        "StorageFull",
+    ],
     "errors",
 )
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

@@ -18,8 +18,9 @@ from .execution import UnknownTask
 from .job import Claimed, Outcome
 from .leases import Lease, Note
 from .processes import WorkerSetup
+from .serialization import Target
 from .sockets import drain
-from .worker import store_patiently, stop_descriptor
+from .worker import stop_descriptor, store_patiently
 
 #: Jobs in one claim: their results come back in as few transactions.
 _CLAIM = 100
@@ -91,7 +92,7 @@ class AsyncWorker:
         task.add_done_callback(self._end)
         self._lease.note(Note(job.id, job.claim, 0, time.monotonic(), 0.0))
 
-    async def _await(self, job: Claimed, target: execution.Target) -> None:
+    async def _await(self, job: Claimed, target: Target) -> None:
         outcome = await execution.run_coroutine(job, target, self._setup.max_result)
         if os.getpid() != self._pid:
             os._exit(0)  # the task forked and its child came back here

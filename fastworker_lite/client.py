@@ -62,7 +62,9 @@ class Client:
             raise ConfigError(f'runner must be "auto", "never" or "own", got {runner!r}')
         base = config or (configuration.load() if database is None else Config())
         given = {"workers": workers, "timeout": timeout} | settings
-        self.config = configuration.with_overrides(base, **{key: value for key, value in given.items() if value is not None})
+        self.config = configuration.with_overrides(
+            base, **{key: value for key, value in given.items() if value is not None}
+        )
         flag = None if database is None else os.fspath(database)
         self.database = os.path.abspath(configuration.database_path(flag, self.config))
         self.timeout = self.config.timeout

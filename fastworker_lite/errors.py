@@ -50,7 +50,9 @@ class JobFailed(FastWorkerError):
     `error_type` and `error` are the task's exception as text, `remote_traceback` is where it was raised in the worker.
     """
 
-    def __init__(self, job_id: int | str, error_type: str | None, error: str, remote_traceback: str | None = None) -> None:
+    def __init__(
+        self, job_id: int | str, error_type: str | None, error: str, remote_traceback: str | None = None
+    ) -> None:
         super().__init__(f"job {job_id} failed: {error_type + ': ' if error_type else ''}{error}")
         self.job_id = str(job_id)
         self.error_type = error_type
@@ -81,7 +83,9 @@ class ResultTimeout(FastWorkerError, TimeoutError):
     """The job had not ended in time. It goes on, and its result can still be fetched."""
 
     def __init__(self, job_id: int | str, seconds: float) -> None:
-        super().__init__(f"job {job_id} timed out after {seconds:g} s of waiting; it goes on and can be asked for again")
+        super().__init__(
+            f"job {job_id} timed out after {seconds:g} s of waiting; it goes on and can be asked for again"
+        )
         self.job_id = str(job_id)
         self.seconds = seconds
 
@@ -131,7 +135,9 @@ class SchemaTooNew(FastWorkerError):
     """A newer version wrote the file. It was not changed."""
 
     def __init__(self, path: str, found: int, known: int) -> None:
-        super().__init__(f"{path} has schema {found}, this version knows up to {known}; upgrade: pip install -U fastworker-lite")
+        super().__init__(
+            f"{path} has schema {found}, this version knows up to {known}; upgrade: pip install -U fastworker-lite"
+        )
         self.path, self.found, self.known = path, found, known
 
     def __reduce__(self) -> tuple[type[SchemaTooNew], tuple[str, int, int]]:

@@ -129,7 +129,9 @@ class Exchange:
             jobs.park(sql, job, f"no worker knows task {job.task}")
             return None
         text = f"Task {job.task} not found"
-        return Outcome(job, now, now, failure=Failure(reason=text, error=text, error_type="TaskNotFound", is_final=True))
+        return Outcome(
+            job, now, now, failure=Failure(reason=text, error=text, error_type="TaskNotFound", is_final=True)
+        )
 
     def _tell(self, pokes: _Pokes) -> None:
         self._waker.poke_all(pokes.waiters)

@@ -195,12 +195,13 @@ def command_environment(job: Claimed, stored: bytes | None, database: str) -> di
     }
 
 
-def start_command(
-    command: Command, variables: dict[str, str], stdout: int, stderr: int
-) -> subprocess.Popen[bytes]:
+def start_command(command: Command, variables: dict[str, str], stdout: int, stderr: int) -> subprocess.Popen[bytes]:
     """Start a command in a process group of its own, reading nothing. Raises `OSError`."""
     argv = command.argv if command.argv is not None else ["/bin/sh", "-c", command.shell or ""]
-    environment = {name.encode(errors="surrogateescape"): value.encode(errors="surrogateescape") for name, value in variables.items()}
+    environment = {
+        name.encode(errors="surrogateescape"): value.encode(errors="surrogateescape")
+        for name, value in variables.items()
+    }
     return subprocess.Popen(
         [os.fsencode(word) for word in argv],
         cwd=os.fsencode(command.cwd),
@@ -235,7 +236,9 @@ def not_started(job: Claimed, started: float, command: Command, error: OSError) 
     """How a command ended that could not be started: 127 when there is no such program, else 126, as in a shell."""
     is_missing = isinstance(error, FileNotFoundError) and os.path.isdir(command.cwd)
     what = command.argv[0] if command.argv else "/bin/sh"
-    where = f"{what}: {error.strerror}" if os.path.isdir(command.cwd) else f"cannot enter {command.cwd}: {error.strerror}"
+    where = (
+        f"{what}: {error.strerror}" if os.path.isdir(command.cwd) else f"cannot enter {command.cwd}: {error.strerror}"
+    )
     code = 127 if is_missing else 126
     failure = Failure(reason=f"exit {code}", error=clean(where, MAX_ERROR), is_final=True)
     return Outcome(job, started, time.time(), exit_code=code, failure=failure)

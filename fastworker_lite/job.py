@@ -80,7 +80,9 @@ def parse_priority(value: object) -> int:
         return PRIORITIES[value]
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_PRIORITY:
         return value
-    raise ConfigError(f"priority must be low, normal, high, critical or an integer up to ±{MAX_PRIORITY}, got {value!r}")
+    raise ConfigError(
+        f"priority must be low, normal, high, critical or an integer up to ±{MAX_PRIORITY}, got {value!r}"
+    )
 
 
 def parse_priority_name(value: object) -> int:
@@ -199,9 +201,7 @@ class JobOptions:
 
     def over(self, task: TaskOptions) -> JobOptions:
         """These options, with the task's where these say nothing."""
-        missing = {
-            field.name: getattr(task, field.name) for field in fields(task) if getattr(self, field.name) is None
-        }
+        missing = {field.name: getattr(task, field.name) for field in fields(task) if getattr(self, field.name) is None}
         return replace(self, **missing) if missing else self
 
     def due_at(self, now: float) -> float | None:

@@ -63,7 +63,7 @@ class _Launch(popen_spawn_posix.Popen):
         try:
             # tracker_fd=None: the child starts a resource tracker of its own if a task ever needs one.
             command = spawn.get_command_line(tracker_fd=None, pipe_handle=child_reads)
-            self.pid = util.spawnv_passfds(spawn.get_executable(), command, [child_reads, *process_obj.descriptors])
+            self.pid = util.spawnv_passfds(_executable(), command, [child_reads, *process_obj.descriptors])
             self.writes = parent_writes
             with open(parent_writes, "wb", closefd=False) as file:
                 file.write(data)
@@ -84,13 +84,17 @@ class _Launch(popen_spawn_posix.Popen):
         return buffer.getvalue()
 
 
+def _executable() -> bytes:
+    return os.fsencode(spawn.get_executable())
+
+
 def _preparation_data(name: str) -> dict[str, Any]:
     here = os.getcwd()
     return {
         "name": name,
         "sys_path": [path or here for path in sys.path],
         "sys_argv": sys.argv,
-        "orig_dir": mp_process.ORIGINAL_DIR,
+        "orig_dir": mp_process.ORIGINAL_DIR,  # type: ignore[attr-defined]
         "dir": here,
     }
 
@@ -101,7 +105,8 @@ class _Process(SpawnProcess):
     descriptors: tuple[int, ...] = ()
 
     def __reduce__(self) -> Any:
-        plain = SpawnProcess(target=self._target, args=self._args, name=self.name, daemon=False)
+        target, args = self.__dict__["_target"], self.__dict__["_args"]
+        plain = SpawnProcess(target=target, args=args, name=self.name, daemon=False)
         return _rebuild, (plain.__dict__,)
 
 

@@ -71,9 +71,7 @@ def build_call(
     )
 
 
-def _resolve(
-    task: str | Callable[..., Any], options: JobOptions
-) -> tuple[str, bytes | None, bool, JobOptions]:
+def _resolve(task: str | Callable[..., Any], options: JobOptions) -> tuple[str, bytes | None, bool, JobOptions]:
     if isinstance(task, str):
         if not task or "\0" in task or len(task) > 500:
             raise ConfigError(f"a task's name must be a text of 1 to 500 characters, got {task!r:.80}")

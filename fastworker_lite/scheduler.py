@@ -23,7 +23,7 @@ from .leases import LeaderLease, Lease, Note, ProcessIdentity
 from .paths import SidePaths
 from .processes import WorkerProcess, WorkerSetup
 from .sockets import Waker, WakeSocket, socket_directory
-from .store import jobs, queries, runners, waiters
+from .store import jobs, runners, waiters
 from .store.bridge import AsyncConnection
 from .store.connection import Connection
 from .store.jobs import Death

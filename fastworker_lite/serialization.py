@@ -68,7 +68,7 @@ def _encode_by_value(value: object) -> bytes:
 
 @cache
 def _by_value_pickler() -> Any:
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped]
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """cloudpickle would read an open file and send a copy, which is never what was meant."""

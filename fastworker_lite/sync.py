@@ -19,7 +19,7 @@ from . import config as configuration
 from . import producer
 from .config import Config
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
-from .job import JobOptions
+from .job import JobOptions, NewJob
 from .paths import SidePaths
 from .producer import Submission
 from .runner import Runner, serving_runner
@@ -37,7 +37,9 @@ class FileThread:
     """Owns the connection: a signal's exception in the host's main thread cannot strike inside the gate."""
 
     def __init__(self, open_connection: Callable[[], Connection]) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Future[Any]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
         self._thread = threading.Thread(target=self._run, args=(open_connection,), name="fastworker-file", daemon=True)
         self._opened: Future[None] = Future()
         self._thread.start()
@@ -85,7 +87,9 @@ class SyncClient:
             raise ConfigError(f'runner must be "auto", "never" or "own", got {runner!r}')
         base = config or (configuration.load() if database is None else Config())
         given = {"workers": workers} | settings
-        self.config = configuration.with_overrides(base, **{key: value for key, value in given.items() if value is not None})
+        self.config = configuration.with_overrides(
+            base, **{key: value for key, value in given.items() if value is not None}
+        )
         flag = None if database is None else os.fspath(database)
         self.database = os.path.abspath(configuration.database_path(flag, self.config))
         self._role = runner
@@ -161,13 +165,13 @@ class SyncClient:
             raise JobNotFound(str(job_id))
         return SyncJobHandle(self, number)
 
-    def _store(self, jobs: list[producer.NewJob]) -> range:
+    def _store(self, jobs: list[NewJob]) -> range:
         return self._open().run(producer.submit, self._waker, [Submission(jobs)])[0]
 
     def _wait_any(self, numbers: list[int], timeout: float | None) -> list[Ended]:
         """Those of these jobs that have ended, as soon as one has; none after *timeout* seconds."""
         file = self._open()
-        found = file.run(Connection.read, queries.ended, numbers)
+        found: list[Ended] = file.run(Connection.read, queries.ended, numbers)
         if found:
             return found
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -204,7 +208,7 @@ class SyncBoundOptions:
         built = [self._build(fn, (item,), {}) for item in items]
         return [SyncJobHandle(self._client, number) for number in self._client._store(built)] if built else []
 
-    def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> producer.NewJob:
+    def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         return producer.build_call(fn, args, kwargs, self._options, max_payload=self._client.config.max_payload)
 
 

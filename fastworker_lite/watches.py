@@ -10,9 +10,11 @@ import ctypes
 import os
 import select
 import threading
+from typing import Any
 
 _IN_MODIFY, _IN_ATTRIB, _IN_DELETE_SELF, _IN_ONESHOT = 0x2, 0x4, 0x400, 0x80000000
 _HAS_KQUEUE = hasattr(select, "kqueue")
+_kernel: Any = select  # the kqueue names exist on macOS only
 
 
 class FileWatch:
@@ -21,8 +23,9 @@ class FileWatch:
     def __init__(self, path: str) -> None:
         self._path = path
         self._file = -1
+        self._descriptor: int
         if _HAS_KQUEUE:
-            self._queue = select.kqueue()
+            self._queue = _kernel.kqueue()
             self._descriptor = self._queue.fileno()
         else:
             self._libc = ctypes.CDLL(None, use_errno=True)
@@ -44,11 +47,11 @@ class FileWatch:
         with contextlib.suppress(OSError):
             if self._file < 0:
                 self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            event = select.kevent(
+            event = _kernel.kevent(
                 self._file,
-                select.KQ_FILTER_VNODE,
-                select.KQ_EV_ADD | select.KQ_EV_ONESHOT,
-                select.KQ_NOTE_WRITE | select.KQ_NOTE_EXTEND | select.KQ_NOTE_DELETE,
+                _kernel.KQ_FILTER_VNODE,
+                _kernel.KQ_EV_ADD | _kernel.KQ_EV_ONESHOT,
+                _kernel.KQ_NOTE_WRITE | _kernel.KQ_NOTE_EXTEND | _kernel.KQ_NOTE_DELETE,
             )
             self._queue.control([event], 0)
             return True
@@ -87,11 +90,9 @@ def _watch_process_by_thread(pid: int) -> int:
     reading, writing = os.pipe()
 
     def wait() -> None:
-        queue = select.kqueue()
+        queue = _kernel.kqueue()
         with contextlib.suppress(OSError):
-            queue.control(
-                [select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)], 1
-            )
+            queue.control([_kernel.kevent(pid, _kernel.KQ_FILTER_PROC, _kernel.KQ_EV_ADD, _kernel.KQ_NOTE_EXIT)], 1)
         os.close(writing)
 
     threading.Thread(target=wait, name="fastworker-process-watch", daemon=True).start()

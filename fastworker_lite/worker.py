@@ -89,7 +89,7 @@ def stop_descriptor() -> int:
     """Becomes readable when the runner asks for the end, or has come to its own."""
     parent = parent_process()
     assert parent is not None, "a worker is started by its runner"
-    return int(parent.sentinel)  # type: ignore[attr-defined]
+    return int(parent.sentinel)
 
 
 def store_patiently(transact: Callable[[], T], stop: int) -> T | None:
@@ -168,7 +168,7 @@ class Worker:
         if job.timeout is not None:
             self._waker.poke(self._setup.control)
         if job.kind == Kind.COMMAND:
-            outcome = self._run_command(job)
+            outcome: Outcome | None = self._run_command(job)
         else:
             outcome = self._run_function(job, batch)
         if os.getpid() != self._pid:
@@ -204,7 +204,9 @@ class Worker:
         stored = None if job.environment is None else self._connection.read(jobs.environment, job.environment)
         variables = execution.command_environment(job, stored, self._connection.paths.database)
         started = time.time()
-        stdout, stderr = (open_log(self._connection.paths.log(job.id, job.attempt, stream)) for stream in ("out", "err"))
+        stdout, stderr = (
+            open_log(self._connection.paths.log(job.id, job.attempt, stream)) for stream in ("out", "err")
+        )
         self._mind_the_command()
         try:
             process = execution.start_command(command, variables, stdout, stderr)

@@ -174,7 +174,9 @@ def test_an_idle_runner_and_its_workers_do_not_wake_up(database):
 
 
 def _children(pid):
-    return [int(child) for path in Path(f"/proc/{pid}/task").iterdir() for child in (path / "children").read_text().split()]
+    return [
+        int(child) for path in Path(f"/proc/{pid}/task").iterdir() for child in (path / "children").read_text().split()
+    ]
 
 
 def _switches(path):

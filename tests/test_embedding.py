@@ -74,7 +74,11 @@ def run_script(tmp_path, source):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(source))
     return subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "jobs.db")], capture_output=True, text=True, timeout=40, cwd=tmp_path
+        [sys.executable, str(script), str(tmp_path / "jobs.db")],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        cwd=tmp_path,
     )
 
 
@@ -132,8 +136,6 @@ def test_a_fastapi_application_starts_and_stops_it_in_its_lifespan(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.02)
     assert found == 42
-
-
 
 
 def test_a_running_loop_as_in_a_notebook_can_define_and_submit_tasks_cell_by_cell(tmp_path):

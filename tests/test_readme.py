@@ -37,7 +37,9 @@ def test_the_first_command_does_its_work_on_the_files_of_the_checkout(tmp_path):
     assert "\n" not in command
     # The environment of this test run stands in for the one that the command would make.
     _, _, rest = command.partition(" && export ")
-    command = "export " + rest.replace(".venv/bin/fwl", f"{sys.executable} -m fastworker_lite").replace("$PWD/.venv", str(tmp_path))
+    command = "export " + rest.replace(".venv/bin/fwl", f"{sys.executable} -m fastworker_lite").replace(
+        "$PWD/.venv", str(tmp_path)
+    )
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=55)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("succeeded") == len(list((ROOT / "fastworker_lite").rglob("*.py")))
@@ -53,5 +55,7 @@ def test_the_test_command_is_the_one_that_ci_runs():
 
 def test_every_command_in_the_readme_exists():
     names = set(re.findall(r"^fwl (\w+)", "\n".join(blocks("sh")), re.MULTILINE))
-    helped = subprocess.run([sys.executable, "-m", "fastworker_lite", "--help"], capture_output=True, text=True, timeout=20)
+    helped = subprocess.run(
+        [sys.executable, "-m", "fastworker_lite", "--help"], capture_output=True, text=True, timeout=20
+    )
     assert names and all(re.search(rf"\b{name}\b", helped.stdout) for name in names), helped.stdout

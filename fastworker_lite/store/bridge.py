@@ -54,7 +54,7 @@ class AsyncConnection:
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Call `function(connection, *args)` on the thread. A call that was cancelled while queued still runs."""
-        result: T = await self._thread._execute(self._call, function, args)
+        result: T = await self._thread._execute(self._call, function, args)  # type: ignore[no-untyped-call]
         return result
 
     def _call(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:

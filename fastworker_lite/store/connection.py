@@ -116,7 +116,9 @@ class Connection:
         self.sql.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _ROW_LIMIT)
         mode = self.sql.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
-            raise StorageError(f"{self.paths.database}: the file system does not allow SQLite's write-ahead log ({mode})")
+            raise StorageError(
+                f"{self.paths.database}: the file system does not allow SQLite's write-ahead log ({mode})"
+            )
         self._check_version()
         self.sql.execute("BEGIN IMMEDIATE")  # opens the log and the shared memory, so that the guard finds them
         if durability is not None:
@@ -206,7 +208,9 @@ class Connection:
         if version > SCHEMA_VERSION:
             raise SchemaTooNew(self.paths.database, version, SCHEMA_VERSION)
         if version < SCHEMA_VERSION:
-            raise NotOurDatabase(f"{self.paths.database} has schema {version}, which no release has written; restore a backup")
+            raise NotOurDatabase(
+                f"{self.paths.database} has schema {version}, which no release has written; restore a backup"
+            )
 
     def _after_commit(self) -> None:
         try:
@@ -280,7 +284,7 @@ _leaked: list[Connection] = []
 
 
 def parse_durability(value: object) -> str:
-    """"full" or "normal", or a `ConfigError`."""
+    """ "full" or "normal", or a `ConfigError`."""
     if value not in ("full", "normal"):
         raise ConfigError(f'durability must be "full" or "normal", got {value!r}')
     return str(value)
@@ -297,7 +301,9 @@ def typed_errors(database: str) -> Iterator[None]:
         raise _typed(database, error) from error
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else database
-        raise StorageError(f"{where}: {error.strerror or error}; the database and its folder must be writable") from error
+        raise StorageError(
+            f"{where}: {error.strerror or error}; the database and its folder must be writable"
+        ) from error
 
 
 def _typed(database: str, error: sqlite3.Error) -> FastWorkerError | sqlite3.Error:

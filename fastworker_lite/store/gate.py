@@ -41,7 +41,7 @@ class Gate:
         self._path = path
         self._patience = patience
         self._blocks_signals = blocks_signals
-        self._mask: set[signal.Signals] = set()
+        self._mask: set[int | signal.Signals] = set()
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._next = os.open(path + ".next", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._me = _HOLDER.pack(os.getpid())

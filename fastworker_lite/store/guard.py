@@ -71,7 +71,9 @@ class FileGuard:
             try:
                 found = os.fstat(descriptor)
             except OSError:
-                raise DatabaseGone(f"descriptor {descriptor} of the database was closed; nothing more is stored") from None
+                raise DatabaseGone(
+                    f"descriptor {descriptor} of the database was closed; nothing more is stored"
+                ) from None
             if (found.st_dev, found.st_ino) != expected:
                 raise DatabaseGone(f"descriptor {descriptor} of the database was replaced; nothing more is stored")
 

@@ -29,7 +29,8 @@ def insert(sql: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> range
     """Store *jobs* in their order and return their ids."""
     environments = {data: _environment(sql, data) for data in {job.environment for job in jobs} if data is not None}
     sql.executemany(
-        "INSERT OR IGNORE INTO queue (name) VALUES (?)", [(name,) for name in {job.options.queue or DEFAULT_QUEUE for job in jobs}]
+        "INSERT OR IGNORE INTO queue (name) VALUES (?)",
+        [(name,) for name in {job.options.queue or DEFAULT_QUEUE for job in jobs}],
     )
     if len(jobs) == 1:
         last = sql.execute(_INSERT, _row(jobs[0], now, environments)).lastrowid
@@ -82,9 +83,7 @@ def environment(sql: sqlite3.Connection, environment_id: int) -> bytes:
 
 # ---- claiming
 
-_CLAIMED = (
-    "id, claim, attempt, failures, kind, task, target, payload, checksum, timeout, retries, retry_delay, on_lost, park, queue, environment"
-)
+_CLAIMED = "id, claim, attempt, failures, kind, task, target, payload, checksum, timeout, retries, retry_delay, on_lost, park, queue, environment"
 
 _NEXT = f"""
 SELECT {_CLAIMED}

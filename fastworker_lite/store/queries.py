@@ -90,7 +90,9 @@ def payload(sql: sqlite3.Connection, job_id: int) -> bytes | None:
 
 def payloads(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, bytes]:
     """The payloads of these jobs."""
-    rows = sql.execute("SELECT id, payload FROM job WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),))
+    rows = sql.execute(
+        "SELECT id, payload FROM job WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),)
+    )
     return {row[0]: bytes(row[1]) for row in rows}
 
 

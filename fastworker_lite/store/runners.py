@@ -88,7 +88,9 @@ def workers(sql: sqlite3.Connection) -> list[WorkerRow]:
 
 
 def worker_by_lease(sql: sqlite3.Connection, lease: str) -> WorkerRow | None:
-    row = sql.execute("SELECT id, lease, runner, lane, process, started_at FROM worker WHERE lease = ?", (lease,)).fetchone()
+    row = sql.execute(
+        "SELECT id, lease, runner, lane, process, started_at FROM worker WHERE lease = ?", (lease,)
+    ).fetchone()
     return WorkerRow._make(row) if row else None
 
 

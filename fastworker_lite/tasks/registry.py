@@ -90,9 +90,10 @@ class TaskRegistry:
 
 def _is_same_definition(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
     """A module that was loaded again registers the same functions again; that is no surprise to anybody."""
-    return (old.__module__, getattr(old, "__qualname__", None)) == (new.__module__, getattr(new, "__qualname__", None)) and (
-        getattr(old, "__code__", None) == getattr(new, "__code__", None)
-    )
+    return (old.__module__, getattr(old, "__qualname__", None)) == (
+        new.__module__,
+        getattr(new, "__qualname__", None),
+    ) and (getattr(old, "__code__", None) == getattr(new, "__code__", None))
 
 
 #: The registry of this process. `@task` adds to it.

@@ -91,7 +91,9 @@ def main():
         rate = asyncio.run(delay_rate(f"{folder}/delay.db", count // 4))
         print(f"await client.delay(), one after another, durability normal: {rate:,.0f}/s")
         rate, seconds = drain_rate(f"{folder}/drain.db", count)
-        print(f"drain of {count:,} no-ops, 2 workers, durability normal:        {rate:,.0f}/s ({seconds:.2f} s with start)")
+        print(
+            f"drain of {count:,} no-ops, 2 workers, durability normal:        {rate:,.0f}/s ({seconds:.2f} s with start)"
+        )
         half, tail = asyncio.run(latency(f"{folder}/latency.db", count // 10))
         print(f"submit to result, warm, durability normal:                  p50 {half:.2f} ms, p99 {tail:.2f} ms")
         cold = statistics.median(cold_start(tempfile.mkdtemp(dir=folder)) for _ in range(5))
