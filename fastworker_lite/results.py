@@ -74,12 +74,13 @@ class ResultWaiter:
                 await asyncio.wait_for(self._poked.wait(), LOOK_AGAIN)
             except TimeoutError:
                 pass
+            if not self._waiting:
+                return  # the poke stays: it may be for a job that is not waited for yet
             self._poked.clear()
-            if self._waiting:
-                try:
-                    self._resolve(await self._connection.read(queries.ended, list(self._waiting)))
-                except Exception as error:
-                    self._fail(error)
+            try:
+                self._resolve(await self._connection.read(queries.ended, list(self._waiting)))
+            except Exception as error:
+                self._fail(error)
 
     def _resolve(self, found: list[Ended]) -> None:
         for ended in found:
