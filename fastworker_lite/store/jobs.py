@@ -359,27 +359,28 @@ def recover(sql: sqlite3.Connection, death: Death, now: float) -> list[int]:
         if death.ended is not None and death.ended[:2] == (job_id, claim_number):
             _end_killed(sql, job_id, claim_number, death.ended[2], now)
         elif is_begun and on_lost == "fail":
-            _end_lost(sql, job_id, f"lost: {death.reason}", now)
+            _end_lost(sql, job_id, claim_number, f"lost: {death.reason}", now)
         elif is_blamed and deaths + 1 >= POISON_DEATHS:
-            _end_lost(sql, job_id, f"poison: killed its worker {deaths + 1} times", now)
+            _end_lost(sql, job_id, claim_number, f"poison: killed its worker {deaths + 1} times", now)
         else:
             sql.execute(
                 """
                 UPDATE job
                    SET state = 'queued', attempt = attempt - ?, deaths = deaths + ?, reason = ?
                  WHERE id = ?
+                   AND claim = ?
                    AND state = 'running'
                 """,
-                (not is_begun, is_blamed, f"lost: {death.reason}" if is_begun else None, job_id),
+                (not is_begun, is_blamed, f"lost: {death.reason}" if is_begun else None, job_id, claim_number),
             )
     sql.execute("DELETE FROM worker WHERE id = ?", (death.worker,))
     return [row[0] for row in held]
 
 
-def _end_lost(sql: sqlite3.Connection, job_id: int, reason: str, now: float) -> None:
+def _end_lost(sql: sqlite3.Connection, job_id: int, claim_number: int, reason: str, now: float) -> None:
     sql.execute(
-        "UPDATE job SET state = 'failed', reason = ?, error = ?, finished_at = ? WHERE id = ? AND state = 'running'",
-        (reason, reason, now, job_id),
+        "UPDATE job SET state = 'failed', reason = ?, error = ?, finished_at = ? WHERE id = ? AND claim = ? AND state = 'running'",
+        (reason, reason, now, job_id, claim_number),
     )
 
 
