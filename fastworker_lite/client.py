@@ -178,10 +178,12 @@ class Client:
         job = self._compat_job(task_name, args, kwargs, priority, eta, countdown)
         connection = await self._open()
         waiter = self._waiter(connection)
+        pokes = waiter.pokes
         (job_id,) = await self._commits.submit(Submission([job], waiter.address))
         seconds = self.timeout if timeout is None else timeout
         try:
-            ended = await asyncio.wait_for(waiter.wait(job_id, is_registered=True), seconds)
+            async with asyncio.timeout(seconds):
+                ended = await waiter.wait(job_id, stored_at=pokes)
         except TimeoutError:
             return TaskResult(
                 task_id=str(job_id),
@@ -363,7 +365,7 @@ class Client:
             raise JobNotFound(number)
         if found.job.has_ended:
             return found
-        return await self._waiter(connection).wait(number, is_registered=False)
+        return await self._waiter(connection).wait(number, stored_at=None)
 
     async def _job(self, number: int) -> Any:
         connection = await self._open()
@@ -422,7 +424,8 @@ class JobHandle(Generic[R]):
 
     async def _ended(self, timeout: float | None) -> Ended:
         try:
-            return await asyncio.wait_for(self._client._wait(self.number), timeout)
+            async with asyncio.timeout(timeout):
+                return await self._client._wait(self.number)
         except TimeoutError as error:
             raise ResultTimeout(self.number, timeout or 0.0) from error
 

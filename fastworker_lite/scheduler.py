@@ -22,7 +22,7 @@ from .job import Lane
 from .leases import LeaderLease, Lease, Note, ProcessIdentity
 from .paths import SidePaths
 from .processes import WorkerProcess, WorkerSetup
-from .sockets import Waker, WakeSocket, socket_directory
+from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
 from .store import jobs, runners, waiters
 from .store.bridge import AsyncConnection
 from .store.connection import Connection
@@ -132,6 +132,7 @@ class Scheduler:
 
     def _bind_sockets(self) -> _Sockets:
         directory = socket_directory(self._paths)
+        remove_stale_sockets(directory)
         name = self._lease.name
         return _Sockets(*(WakeSocket(os.path.join(directory, f"{name}.{kind}")) for kind in ("w", "a", "c")))
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import select
 import socket
+import stat
 import tempfile
 from collections.abc import Iterable
 
@@ -27,8 +27,7 @@ def socket_directory(paths: SidePaths) -> str:
     """The folder for this database's sockets, created: beside the database, or in a short private place if that is too long."""
     directory = paths.sockets
     if len(os.fsencode(directory)) + 1 + 40 > MAX_PATH:
-        digest = hashlib.blake2b(os.fsencode(paths.database), digest_size=6).hexdigest()
-        directory = os.path.join(_short_place(), f"fwl-{os.geteuid()}-{digest}")
+        directory = os.path.join(_short_place(), f"fwl-{os.geteuid()}")
     make_private_directory(directory)
     return directory
 
@@ -38,6 +37,21 @@ def _short_place() -> str:
         if place and os.path.isdir(place) and len(os.fsencode(place)) < 40:
             return place
     return "/tmp"
+
+
+def remove_stale_sockets(directory: str) -> None:
+    """Remove the sockets whose owners were killed before they could."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        for entry in os.scandir(directory):
+            try:
+                if not stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+                    continue
+                probe.connect(entry.path)
+            except ConnectionRefusedError:  # nobody has it open any more
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+            except OSError:
+                pass
 
 
 class WakeSocket:
@@ -61,10 +75,6 @@ class WakeSocket:
     def clear(self) -> int:
         """Read what has arrived, without waiting. Returns how many datagrams that was."""
         return drain(self._socket)
-
-    def is_bound(self) -> bool:
-        """False when somebody removed the socket's file."""
-        return os.path.exists(self.address)
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:
@@ -101,9 +111,9 @@ class Waker:
             try:
                 self._socket.sendto(b"w", socket.MSG_DONTWAIT, address)
             except OSError as error:
-                if error.errno in _EXPECTED:
-                    return
-                raise
+                if error.errno is not None and error.errno not in _EXPECTED:
+                    raise
+                return
 
     def poke_all(self, addresses: Iterable[str], times: int = 1) -> None:
         for address in addresses:
@@ -129,6 +139,21 @@ _EXPECTED = {
     errno.ENAMETOOLONG,
     errno.EBADF,
 }
+
+
+class TurnOnWake:
+    """Waits for a datagram on a socket that several processes share. The kernel wakes one of them, not all."""
+
+    def __init__(self, wake: int, stop: int) -> None:
+        """*wake* is the shared socket; *stop* becomes readable when the waiting is to end."""
+        self._wake, self._stop = wake, stop
+        self._poll = select.epoll() if hasattr(select, "epoll") else select.poll()
+        self._poll.register(wake, select.POLLIN | getattr(select, "EPOLLEXCLUSIVE", 0))
+        self._poll.register(stop, select.POLLIN)
+
+    def wait(self) -> bool:
+        """True when something came on the shared socket, False when it is time to stop."""
+        return self._stop not in [descriptor for descriptor, _ in self._poll.poll()]
 
 
 def wait_readable(descriptors: Iterable[int], seconds: float | None) -> list[int]:

@@ -23,7 +23,7 @@ from .execution import UnknownTask
 from .job import Claimed, Kind, Lane, Outcome
 from .leases import Lease, Note, ProcessIdentity
 from .processes import WorkerSetup, bind_to_parent
-from .sockets import Waker, drain, wait_readable
+from .sockets import TurnOnWake, Waker, drain, wait_readable
 from .store import jobs, runners
 from .store.connection import Connection
 from .surroundings import Surroundings
@@ -120,6 +120,7 @@ class Worker:
         self._watcher = BatchWatcher(self._open_tell)
         self._stop = stop_descriptor()
         self._wake = socket.socket(fileno=setup.wake)
+        self._turn = TurnOnWake(setup.wake, self._stop)
         self._waker = Waker()
         self._surroundings = Surroundings()
         self._is_interrupted = False
@@ -139,8 +140,6 @@ class Worker:
             store_patiently(lambda: self._exchange.tell(report), self._stop)
 
     def _swap(self, report: Report) -> list[Claimed] | None:
-        if not report and not self._exchange.has_work():
-            return None
         return store_patiently(
             lambda: self._exchange.swap(report, self._estimates.limit, self._estimates.pick), self._stop
         )
@@ -150,7 +149,7 @@ class Worker:
 
     def _wait(self) -> None:
         """Sleep until a datagram is ours, or the runner wants us to stop."""
-        while self._stop not in wait_readable([self._wake.fileno(), self._stop], None):
+        while self._turn.wait():
             if drain(self._wake, at_most=1):
                 return
 

@@ -358,3 +358,33 @@ def test_a_thousand_concurrent_delays_share_commits(database):
     ids, rate = run(main())
     print(f"1,000 concurrent delays, durability full: {rate:,.0f}/s")
     assert len(set(ids)) == 1000
+
+
+def test_two_jobs_that_come_at_once_wake_two_idle_workers(database):
+    async def main():
+        async with Client(database, workers=2, durability="normal") as client:
+            await asyncio.gather(*(client.submit_task("slow", (0.2, 0)) for _ in range(4)))
+            apart = []
+            for _ in range(25):
+                both = await asyncio.gather(*(client.submit_task("slow", (0.02, 0)) for _ in range(2)))
+                apart.append(abs((both[0].started_at - both[1].started_at).total_seconds()))
+                await asyncio.sleep(0.01)
+            return apart
+
+    apart = run(main())
+    assert sorted(apart)[12] < 0.015, "the second job waited for the first one's worker"
+    assert max(apart) < 0.5, "a wake-up was lost, and made good by the second look"
+
+
+def test_what_was_submitted_before_the_end_is_stored_and_answered(database):
+    async def main():
+        client = Client(database, runner="never")
+        await client.delay("add", 1, 1)
+        waiting = [asyncio.ensure_future(client.delay("add", number, 1)) for number in range(50)]
+        await asyncio.sleep(0)
+        await client.aclose()
+        ids = await asyncio.gather(*waiting)
+        return ids, [client.get_status(task_id) for task_id in ids]
+
+    ids, states = run(main())
+    assert len(set(ids)) == 50 and states == ["queued"] * 50

@@ -9,15 +9,18 @@ Runs in: every process that uses asyncio.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
+from ..errors import DatabaseGone
 from .connection import Connection
 
 T = TypeVar("T")
@@ -59,6 +62,12 @@ class AsyncConnection:
 
     def _call(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
         return function(self._connection, *args)
+
+    def post(self, function: Callable[..., None], *args: Any) -> None:
+        """Have `function(connection, *args)` called on the thread, and go on. It answers by itself, and must not raise."""
+        if not self._thread._running:
+            raise DatabaseGone(f"{os.fspath(self._database)} was closed")
+        self._thread._tx.put_nowait((None, partial(self._call, function, args)))
 
     async def write(self, work: Callable[..., T], *args: Any) -> T:
         """As `Connection.write`."""
@@ -113,7 +122,7 @@ class SharedCommit(Generic[Request, Reply]):
             must_book, self._is_trip_booked = not self._is_trip_booked, True
         if must_book:
             try:
-                await self._connection.run(self._drain)
+                self._connection.post(self._drain)
             except BaseException:
                 with self._lock:
                     self._is_trip_booked = False
@@ -123,13 +132,10 @@ class SharedCommit(Generic[Request, Reply]):
     def _drain(self, connection: Connection) -> None:
         while batch := self._take():
             try:
-                replies = self._transact(connection, [request for request, _ in batch])
+                replies: Sequence[Reply | BaseException] = self._transact(connection, [request for request, _ in batch])
             except BaseException as error:
-                for _, future in batch:
-                    _resolve(future, None, error)
-            else:
-                for (_, future), reply in zip(batch, replies, strict=True):
-                    _resolve(future, reply, None)
+                replies = [error] * len(batch)
+            _answer([(future, reply) for (_, future), reply in zip(batch, replies, strict=True)])
 
     def _take(self) -> list[tuple[Request, asyncio.Future[Reply]]]:
         with self._lock:
@@ -138,16 +144,21 @@ class SharedCommit(Generic[Request, Reply]):
             return batch
 
 
-def _resolve(future: asyncio.Future[Any], reply: object, error: BaseException | None) -> None:
-    def resolve() -> None:
-        if future.done():  # its caller was cancelled; the request is stored all the same
-            return
-        if error is None:
-            future.set_result(reply)
-        else:
-            future.set_exception(error)
+def _answer(answers: list[tuple[asyncio.Future[Any], object]]) -> None:
+    """Resolve the futures on their loops, each loop woken once: a wake-up costs more than the rest."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], object]]] = {}
+    for future, reply in answers:
+        by_loop.setdefault(future.get_loop(), []).append((future, reply))
+    for loop, own in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, own)
 
-    try:
-        future.get_loop().call_soon_threadsafe(resolve)
-    except RuntimeError:  # that loop is closed: nobody waits any more
-        pass
+
+def _resolve(answers: list[tuple[asyncio.Future[Any], object]]) -> None:
+    for future, reply in answers:
+        if future.done():  # its caller was cancelled; the request is stored all the same
+            continue
+        if isinstance(reply, BaseException):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)

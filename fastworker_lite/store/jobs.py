@@ -285,7 +285,8 @@ UPDATE job
 
 def give_back(sql: sqlite3.Connection, jobs: Iterable[Claimed]) -> None:
     """Queue jobs again that were claimed and not begun: no attempt is used up."""
-    sql.executemany(_GIVE_BACK, [(job.id, job.claim) for job in jobs])
+    for job in jobs:
+        sql.execute(_GIVE_BACK, (job.id, job.claim))
 
 
 def change_lane(sql: sqlite3.Connection, job: Claimed, lane: Lane) -> None:
@@ -295,7 +296,8 @@ def change_lane(sql: sqlite3.Connection, job: Claimed, lane: Lane) -> None:
 
 def interrupt(sql: sqlite3.Connection, jobs: Iterable[Claimed]) -> None:
     """Queue jobs again that were stopped half-way because their worker was told to end."""
-    sql.executemany(_INTERRUPT, [(job.id, job.claim) for job in jobs])
+    for job in jobs:
+        sql.execute(_INTERRUPT, (job.id, job.claim))
 
 
 def postpone(sql: sqlite3.Connection, job: Claimed, due_at: float) -> None:

@@ -98,8 +98,7 @@ def payloads(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, bytes]:
 
 def newest_id(sql: sqlite3.Connection) -> int:
     """The id given last, 0 on a fresh file."""
-    row = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'job'").fetchone()
-    return int(row[0]) if row else 0
+    return int(sql.execute("SELECT ifnull(max(id), 0) FROM job").fetchone()[0])
 
 
 def active(sql: sqlite3.Connection, limit: int) -> list[Job]:

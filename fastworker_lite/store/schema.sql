@@ -1,7 +1,7 @@
 -- The whole of a new database. Written in one transaction to a file of its own, which is then moved into place.
 
 CREATE TABLE job (
-    id           INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused: people keep ids in scripts
+    id           INTEGER PRIMARY KEY,                 -- one more than the highest; never reused, see job_newest_stays
     state        TEXT    NOT NULL,
     queue        TEXT    NOT NULL,
     lane         INTEGER NOT NULL,                    -- 0 function or command, 1 coroutine
@@ -50,6 +50,15 @@ WHEN old.state IN ('succeeded', 'failed', 'cancelled', 'expired')
  AND NOT (old.state IN ('failed', 'cancelled', 'expired') AND new.state = 'queued')
 BEGIN
     SELECT RAISE(ABORT, 'a job that has ended does not change');
+END;
+
+-- People keep ids in scripts, so an id is not given twice: the row with the highest one outlives any deletion. (AUTOINCREMENT
+-- promises the same, but writes a page of its own at every submit.)
+CREATE TRIGGER job_newest_stays
+BEFORE DELETE ON job
+WHEN old.id = (SELECT max(id) FROM job)
+BEGIN
+    SELECT RAISE(IGNORE);
 END;
 
 CREATE TABLE queue (

@@ -8,7 +8,6 @@ Runs in: every process.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable
 
@@ -18,23 +17,22 @@ def add(sql: sqlite3.Connection, ids: Iterable[int], address: str) -> None:
     sql.executemany("INSERT OR IGNORE INTO waiter (job, address) VALUES (?, ?)", [(job_id, address) for job_id in ids])
 
 
+_TAKE = """
+DELETE FROM waiter
+ WHERE job = ?
+   AND EXISTS (SELECT 1
+                 FROM job
+                WHERE id = waiter.job
+                  AND state IN ('succeeded', 'failed', 'cancelled', 'expired'))   -- not for one that is tried again
+RETURNING address
+"""
+
+
 def take(sql: sqlite3.Connection, ids: Iterable[int]) -> set[str]:
     """The addresses to poke for jobs that end in this transaction; their rows are removed."""
     if sql.execute("SELECT 1 FROM waiter LIMIT 1").fetchone() is None:
         return set()
-    rows = sql.execute(
-        """
-        DELETE FROM waiter
-         WHERE job IN (SELECT value FROM json_each(?))
-           AND EXISTS (SELECT 1
-                         FROM job
-                        WHERE id = waiter.job
-                          AND state IN ('succeeded', 'failed', 'cancelled', 'expired'))   -- not for one that is tried again
-        RETURNING address
-        """,
-        (json.dumps(list(ids)),),
-    ).fetchall()
-    return {row[0] for row in rows}
+    return {row[0] for job_id in ids for row in sql.execute(_TAKE, (job_id,)).fetchall()}
 
 
 def forget(sql: sqlite3.Connection, address: str) -> None:

@@ -1,0 +1,124 @@
+"""Wake-ups on real sockets, between threads and processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+import threading
+
+import pytest
+
+from fastworker_lite.paths import SidePaths
+from fastworker_lite.sockets import (
+    MAX_PATH,
+    TurnOnWake,
+    Waker,
+    WakeSocket,
+    drain,
+    remove_stale_sockets,
+    socket_directory,
+)
+
+
+@pytest.fixture
+def wake(tmp_path):
+    wake = WakeSocket(str(tmp_path / "w"))
+    yield wake
+    wake.close()
+
+
+def poke(address, times=1):
+    waker = Waker()
+    waker.poke(address, times)
+    waker.close()
+
+
+def sleepers(wake, stop, count):
+    """Threads that take one datagram each; which of them have woken, and one to join."""
+    woken = []
+
+    def sleep(number):
+        with socket.socket(fileno=os.dup(wake.fileno())) as shared:
+            if TurnOnWake(shared.fileno(), stop).wait():
+                woken.append((number, drain(shared, at_most=1)))
+
+    threads = [threading.Thread(target=sleep, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    return woken, threads
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every sleeper wakes, and all but one sleep again")
+def test_one_datagram_wakes_one_of_many_sleepers(wake):
+    never, end = os.pipe()
+    woken, threads = sleepers(wake, never, 4)
+    for expected in (1, 2):
+        threading.Event().wait(0.1)
+        poke(wake.address)
+        threading.Event().wait(0.2)
+        assert len(woken) == expected and all(taken == 1 for _, taken in woken)
+    os.close(end)
+    for thread in threads:
+        thread.join(5)
+    assert len(woken) == 2
+
+
+def test_the_end_wakes_every_sleeper(wake):
+    stop, end = os.pipe()
+    woken, threads = sleepers(wake, stop, 3)
+    os.close(end)
+    for thread in threads:
+        thread.join(5)
+    assert not woken and not any(thread.is_alive() for thread in threads)
+
+
+def test_datagrams_sent_while_nobody_sleeps_are_not_lost(wake):
+    stop, _ = os.pipe()
+    poke(wake.address, 3)
+    woken, threads = sleepers(wake, stop, 3)
+    for thread in threads:
+        thread.join(5)
+    assert [taken for _, taken in woken] == [1, 1, 1]
+
+
+def test_a_socket_is_for_this_user_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        wake = WakeSocket(str(tmp_path / "w"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(wake.address).st_mode) == 0o600
+    wake.close()
+    assert not os.path.exists(wake.address)
+
+
+def test_poking_nobody_is_no_trouble(tmp_path):
+    (tmp_path / "file").write_text("")
+    for address in (tmp_path / "nobody", tmp_path / "file", tmp_path / "no" / "folder", "/" + "x" * 200):
+        poke(str(address))
+
+
+@pytest.mark.parametrize("length", [40, 100, 108, 200, 240])
+def test_sockets_of_a_long_path_are_bound_in_a_short_private_place(tmp_path, length):
+    folder = tmp_path / ("x" * max(1, length - len(str(tmp_path)) - 10))
+    (folder / "jobs.db.d").mkdir(parents=True)
+    directory = socket_directory(SidePaths.of(folder / "jobs.db"))
+    assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
+    address = os.path.join(directory, "res-4194304-12345678")
+    assert len(os.fsencode(address)) <= MAX_PATH
+    wake = WakeSocket(address)
+    poke(wake.address)
+    assert wake.clear() == 1
+    wake.close()
+
+
+def test_only_sockets_that_nobody_has_open_are_swept_away(tmp_path, wake):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as gone:
+        gone.bind(str(tmp_path / "gone"))
+    (tmp_path / "file").write_text("kept")
+
+    remove_stale_sockets(str(tmp_path))
+
+    assert sorted(os.listdir(tmp_path)) == ["file", "w"]
