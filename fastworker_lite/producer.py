@@ -218,12 +218,17 @@ def cancel(connection: Connection, waker: Waker, job_id: int) -> str:
 
 
 def wait_for(connection: Connection, ids: Sequence[int], address: str) -> list[Ended]:
-    """Those of these jobs that have ended; for the others *address* is poked when they do."""
+    """Those of these jobs that have ended; for the others *address* is poked when they do.
+
+    Raises `JobNotFound` for one that does not exist.
+    """
 
     def transact(sql: sqlite3.Connection) -> list[Ended]:
         found = queries.ended(sql, ids)
-        over = {one.job.id for one in found}
-        waiters.add(sql, (job_id for job_id in ids if job_id not in over), address)
+        waiting = set(ids).difference(one.job.id for one in found)
+        for job_id in waiting.difference(queries.existing(sql, waiting)):
+            raise JobNotFound(job_id)
+        waiters.add(sql, waiting, address)
         return found
 
     return connection.write_fast(transact)

@@ -1,4 +1,4 @@
-"""The client without asyncio, for scripts and desktop programs: the same code behind a thread of its own.
+"""The client without asyncio, for scripts and desktop programs: the same functions, called directly.
 
 Runs in: the application's process.
 """
@@ -6,12 +6,8 @@ Runs in: the application's process.
 from __future__ import annotations
 
 import os
-import queue
-import secrets
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -23,52 +19,15 @@ from .job import JobOptions, NewJob
 from .paths import SidePaths
 from .producer import Submission
 from .runner import Runner, serving_runner
-from .sockets import Waker, WakeSocket, socket_directory, wait_readable
+from .sockets import Waker
 from .store import queries
 from .store.connection import Connection
 from .store.queries import Ended
+from .waiting import Waiter
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class FileThread:
-    """Owns the connection: a signal's exception in the host's main thread cannot strike inside the gate."""
-
-    def __init__(self, open_connection: Callable[[], Connection]) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...], Future[Any]] | None] = (
-            queue.SimpleQueue()
-        )
-        self._thread = threading.Thread(target=self._run, args=(open_connection,), name="fastworker-file", daemon=True)
-        self._opened: Future[None] = Future()
-        self._thread.start()
-        self._opened.result()
-
-    def _run(self, open_connection: Callable[[], Connection]) -> None:
-        try:
-            connection = open_connection()
-        except BaseException as error:
-            self._opened.set_exception(error)
-            return
-        self._opened.set_result(None)
-        while (call := self._calls.get()) is not None:
-            function, args, future = call
-            try:
-                future.set_result(function(connection, *args))
-            except BaseException as error:
-                future.set_exception(error)
-        connection.close()
-
-    def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Call `function(connection, *args)` on the thread and return what it returns."""
-        future: Future[T] = Future()
-        self._calls.put((function, args, future))
-        return future.result()
-
-    def close(self) -> None:
-        self._calls.put(None)
-        self._thread.join()
 
 
 class SyncClient:
@@ -95,28 +54,31 @@ class SyncClient:
         self._role = runner
         self._pid = os.getpid()
         self._waker = Waker()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._runner: Runner | None = None
-        self._file: FileThread | None = None
+        self._connection: Connection | None = None
+        self._waiters: list[Waiter] = []
+        #: Those that no thread is waiting on.
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _submitter, (type(self), self.database)
 
     def start(self) -> None:
         """Open the database, creating it, and start a runner unless one serves it. Workers start meanwhile."""
-        self._open()
+        self._call(_nothing)
         if self._role != "never" and self._runner is None:
             is_served = self._role == "auto" and serving_runner(self.database) is not None
             self._runner = Runner(self.database, self.config, is_standby=is_served)
             self._runner.start()
 
-    def _open(self) -> FileThread:
+    def _call(self, function: Callable[..., T], *args: Any) -> T:
+        """Call `function(connection, *args)`, one thread at a time. An interrupt waits until the file is let go."""
         if os.getpid() != self._pid:
             raise ForkedError
         with self._lock:
-            if self._file is None:
-                self._file = FileThread(lambda: Connection(self.database, durability=self.config.durability))
-            return self._file
+            if self._connection is None:
+                self._connection = Connection(self.database, durability=self.config.durability, blocks_signals=True)
+            return function(self._connection, *args)
 
     def close(self) -> None:
         """Stop the runner, wait until what runs has ended, and close the file."""
@@ -125,9 +87,11 @@ class SyncClient:
             runner.stop()
             runner.join()
         with self._lock:
-            file, self._file = self._file, None
-        if file is not None:
-            file.close()
+            while self._waiters:
+                self._waiters.pop().close()
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
         self._waker.close()
 
     def __enter__(self) -> SyncClient:
@@ -166,29 +130,16 @@ class SyncClient:
         return SyncJobHandle(self, number)
 
     def _store(self, jobs: list[NewJob]) -> range:
-        return self._open().run(producer.submit, self._waker, [Submission(jobs)])[0]
+        return self._call(producer.submit, self._waker, [Submission(jobs)])[0]
 
     def _wait_any(self, numbers: list[int], timeout: float | None) -> list[Ended]:
         """Those of these jobs that have ended, as soon as one has; none after *timeout* seconds."""
-        file = self._open()
-        found: list[Ended] = file.run(Connection.read, queries.ended, numbers)
-        if found:
-            return found
-        deadline = None if timeout is None else time.monotonic() + timeout
-        paths = SidePaths.of(self.database)
-        socket = WakeSocket(os.path.join(socket_directory(paths), f"res-{os.getpid()}-{secrets.token_hex(4)}"))
+        with self._lock:
+            waiter = self._waiters.pop() if self._waiters else Waiter(self._call, SidePaths.of(self.database))
         try:
-            found = file.run(producer.wait_for, numbers, socket.address)
-            while not found:
-                left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
-                if left <= 0:
-                    return []
-                wait_readable([socket.fileno()], left)
-                socket.clear()
-                found = file.run(Connection.read, queries.ended, numbers)
-            return found
+            return waiter.first(numbers, timeout)
         finally:
-            socket.close()
+            self._waiters.append(waiter)
 
 
 class SyncBoundOptions:
@@ -225,7 +176,6 @@ class SyncJobHandle(Generic[R]):
 
     def result(self, timeout: float | None = None) -> R:
         """The return value. Raises `JobFailed`, `JobCancelled`, or `ResultTimeout` after *timeout* seconds."""
-        self._job()
         found = self._client._wait_any([self.number], timeout)
         if not found:
             raise ResultTimeout(self.number, timeout or 0.0)
@@ -234,7 +184,6 @@ class SyncJobHandle(Generic[R]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job has ended, however it did. False when it has not within *timeout* seconds."""
-        self._job()
         return bool(self._client._wait_any([self.number], timeout))
 
     def status(self) -> str:
@@ -243,14 +192,18 @@ class SyncJobHandle(Generic[R]):
 
     def cancel(self) -> bool:
         """Cancel the job if it has not begun. False when it has."""
-        found = self._client._open().run(producer.cancel, self._client._waker, self.number)
+        found = self._client._call(producer.cancel, self._client._waker, self.number)
         return found in ("queued", "scheduled", "blocked")
 
     def _job(self) -> Any:
-        return producer.job_or_raise(self._client._open().run(Connection.read, queries.get, self.number), self.number)
+        return producer.job_or_raise(self._client._call(Connection.read, queries.get, self.number), self.number)
 
     def __repr__(self) -> str:
         return f"<SyncJobHandle {self.number}>"
+
+
+def _nothing(_: Connection) -> None:
+    """Opening the file is all."""
 
 
 def _submitter(kind: type[SyncClient], database: str) -> SyncClient:

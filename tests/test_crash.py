@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fastworker_lite import SyncClient
+from fastworker_lite import SyncClient, producer
+from fastworker_lite.job import Command, JobOptions
 from fastworker_lite.store import runners
 from fastworker_lite.store.connection import Connection
 from tests import sample_tasks
@@ -72,6 +73,29 @@ def is_gone(pid):
     return state == "Z"
 
 
+def children_of(pid):
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+
+
+def group_is_empty(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    members = [stat for stat in Path("/proc").glob("[0-9]*/stat") if _group_of(stat) == group]
+    return all(is_gone(int(stat.parent.name)) for stat in members)
+
+
+def _group_of(stat):
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[2])
+    except OSError:
+        return None
+
+
 def lines(path):
     return path.read_text().splitlines() if path.exists() else []
 
@@ -106,6 +130,52 @@ def test_a_job_survives_its_runner_being_killed_and_no_process_is_left(database,
             runner.stdout.close()
             again.stdout.close()
     assert [line.split()[0] for line in lines(log)] == ["begin", "begin", "end"]
+
+
+def test_a_job_survives_its_worker_and_its_runner_being_killed_at_once(database, tmp_path):
+    log = tmp_path / "log"
+    with start(RUNNER, database) as runner, SyncClient(database, runner="never") as client:
+        assert runner.stdout.readline() == "started\n"
+        handle = client.submit(sample_tasks.record, str(log), "v", 1.0)
+        until(lambda: lines(log))
+        pids = workers_of(database)
+        os.kill(int(lines(log)[0].split()[2]), signal.SIGKILL)
+        runner.kill()
+        runner.wait()
+        until(lambda: all(is_gone(pid) for pid in pids), 5)
+        with start(RUNNER, database) as again:
+            try:
+                assert handle.result(timeout=20) == "v"
+            finally:
+                again.kill()
+    assert [line.split()[0] for line in lines(log)] == ["begin", "begin", "end"]
+
+
+@pytest.mark.parametrize("killed", ["worker", "runner", "both"])
+def test_a_commands_processes_are_gone_when_its_job_runs_again(database, tmp_path, killed):
+    log = tmp_path / "log"
+    # Each attempt writes its group and leaves a grandchild; the first one never ends by itself.
+    script = f'echo $$ >> {log}; sleep 300 & [ "$FWL_ATTEMPT" = 2 ] || wait; kill $!'
+    with start(RUNNER, database) as runner, SyncClient(database, runner="never") as client:
+        assert runner.stdout.readline() == "started\n"
+        job = producer.build_command(Command(argv=None, shell=script, cwd=str(tmp_path)), None, JobOptions())
+        (number,) = client._store([job])
+        until(lambda: lines(log))
+        group = int(lines(log)[0])
+        worker = next(pid for pid in workers_of(database) if children_of(pid))
+        if killed != "runner":
+            os.kill(worker, signal.SIGKILL)
+        if killed != "worker":
+            runner.kill()
+            runner.wait()
+        with start(RUNNER, database) as again:
+            try:
+                assert client.handle(number).wait(timeout=20) and client.handle(number).status() == "succeeded"
+            finally:
+                again.kill()
+                runner.kill()
+    assert len(lines(log)) == 2
+    assert group_is_empty(group), "a process of the first attempt is left"
 
 
 def test_every_id_a_killed_submitter_printed_exists(database):

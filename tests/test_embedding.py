@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import textwrap
@@ -68,6 +69,117 @@ FORGETFUL_SCRIPT = """
     asyncio.run(main())
     print("end of main")
 """
+
+
+#: FastWorker's ways of use, with its calls and its `client.stop()`: only the import is another.
+PATTERN_TASKS = """
+    from fastworker_lite import task
+
+    @task
+    def process_data(data):
+        with open("done.txt", "a") as log:
+            log.write(f"{data['n']}\\n")
+        return data["n"] * 2
+"""
+
+BATCH_SCRIPT = """
+    import asyncio
+    import mytasks
+    from fastworker_lite import Client
+
+    async def main():
+        client = Client(workers=2)
+        await client.start()
+        task_ids = []
+        for n in range(10):
+            task_ids.append(await client.delay("process_data", {"n": n}, priority="high"))
+        results = {}
+        while len(results) < len(task_ids):
+            for task_id in task_ids:
+                if task_id not in results:
+                    result = await client.get_task_result(task_id)
+                    if result:
+                        results[task_id] = result
+            await asyncio.sleep(0.01)
+        print([results[task_id].result for task_id in task_ids], {r.status.value for r in results.values()})
+        client.stop()
+
+    asyncio.run(main())
+"""
+
+FORGET_SCRIPT = """
+    import asyncio
+    import mytasks
+    from fastworker_lite import Client
+
+    async def main():
+        client = Client(workers=1)
+        await client.start()
+        await client.delay("process_data", {"n": 7})
+        await asyncio.sleep(2)      # the application goes on with its own work
+        client.stop()
+
+    asyncio.run(main())
+"""
+
+
+def run_pattern(tmp_path, source):
+    (tmp_path / "mytasks.py").write_text(textwrap.dedent(PATTERN_TASKS))
+    (tmp_path / "app.py").write_text(textwrap.dedent(source))
+    environment = os.environ | {"FWL_DB": str(tmp_path / "jobs.db")}
+    done = subprocess.run(
+        [sys.executable, "app.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=40
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_the_pattern_of_a_batch_with_polling(tmp_path):
+    assert run_pattern(tmp_path, BATCH_SCRIPT) == f"{[2 * n for n in range(10)]} {{'success'}}\n"
+    assert sorted((tmp_path / "done.txt").read_text().split(), key=int) == [str(n) for n in range(10)]
+
+
+def test_the_pattern_of_fire_and_forget(tmp_path):
+    assert run_pattern(tmp_path, FORGET_SCRIPT) == ""
+    assert (tmp_path / "done.txt").read_text() == "7\n"
+
+
+def test_the_pattern_of_a_web_endpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("FWL_DB", str(tmp_path / "jobs.db"))
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings(action="ignore"):
+        from fastapi import FastAPI
+        from fastapi.testclient import TestClient
+
+        app = FastAPI()
+        client = Client(workers=1)
+
+        @app.on_event("startup")
+        async def startup():
+            await client.start()
+
+        @app.on_event("shutdown")
+        async def shutdown():
+            client.stop()
+
+        @app.post("/process/")
+        async def process(data: dict):
+            return {"task_id": await client.delay("tests.sample_tasks:plain", data["n"])}
+
+        @app.get("/result/{task_id}")
+        async def show(task_id: str):
+            result = await client.get_task_result(task_id)
+            return {"status": result.status, "result": result.result} if result else {"status": "pending"}
+
+        with TestClient(app) as web:
+            task_id = web.post("/process/", json={"n": 21}).json()["task_id"]
+            seen = []
+            deadline = time.monotonic() + 20
+            while not seen or seen[-1]["status"] == "pending":
+                assert time.monotonic() < deadline
+                seen.append(web.get(f"/result/{task_id}").json())
+                time.sleep(0.01)
+    assert seen[-1] == {"status": "success", "result": 42}
 
 
 def run_script(tmp_path, source):

@@ -6,27 +6,22 @@ Runs in: the command line.
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import time
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 import typer
 
-from .. import producer
+from ..errors import JobNotFound
 from ..job import Job, State
-from ..sockets import WakeSocket, socket_directory, wait_readable
-from ..store import queries, waiters
+from ..store import queries
 from ..store.connection import Connection
+from ..waiting import Waiter
 from . import options, render
 from .problems import FAILED, TIMED_OUT, usage
 from .records import as_json, exit_code, read_records, seconds_taken, sentence
 from .session import Session, find_jobs, select_ids
 from .values import parse_duration
-
-#: Seconds after which the file is looked at again, whatever datagrams were lost.
-LOOK_AGAIN = 1.0
 
 
 def wait(
@@ -89,39 +84,22 @@ def watch(connection: Connection, ids: list[int], seconds: float | None = None) 
     """These jobs as they end; it stops early when *seconds* are over, and for jobs that are gone."""
     deadline = None if seconds is None else time.monotonic() + seconds
     left = dict.fromkeys(ids)
-    with _wake_socket(connection) as socket:
+
+    def call(function: Callable[..., Any], *args: Any) -> Any:
+        return function(connection, *args)
+
+    with contextlib.closing(Waiter(call, connection.paths)) as waiter:
         while left:
-            for ended in producer.wait_for(connection, list(left), socket.address):
+            try:
+                found = waiter.first(list(left), None if deadline is None else deadline - time.monotonic())
+            except JobNotFound as error:  # a record that was removed while we waited will never end
+                del left[int(error.job_id)]
+                continue
+            if not found:
+                return
+            for ended in found:
                 del left[ended.job.id]
                 yield ended.job
-            if not left or not (rest := _rest(deadline)):
-                return
-            wait_readable([socket.fileno()], rest)
-            socket.clear()
-            _forget_removed(connection, left)
-
-
-def _rest(deadline: float | None) -> float:
-    return LOOK_AGAIN if deadline is None else max(0.0, min(LOOK_AGAIN, deadline - time.monotonic()))
-
-
-def _forget_removed(connection: Connection, left: dict[int, None]) -> None:
-    """A record that was removed while we waited will never end."""
-    there = {job.id for job in connection.read(queries.get_many, list(left))}
-    for job_id in [job_id for job_id in left if job_id not in there]:
-        del left[job_id]
-
-
-@contextlib.contextmanager
-def _wake_socket(connection: Connection) -> Iterator[WakeSocket]:
-    """A socket that workers poke; afterwards nothing is left of it, in the folder or in the file."""
-    name = f"cli-{os.getpid()}-{secrets.token_hex(4)}.sock"
-    socket = WakeSocket(os.path.join(socket_directory(connection.paths), name))
-    try:
-        yield socket
-    finally:
-        socket.close()
-        connection.write_fast(waiters.forget, socket.address)
 
 
 # ---- what is said

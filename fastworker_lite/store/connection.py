@@ -144,28 +144,26 @@ class Connection:
         Raises what *work* raised, after rolling back; `DatabaseBusy`, `DatabaseGone`, `StorageFull` or `StorageError`
         when it could not be stored.
         """
-        self._check_usable()
-        self._check_descriptors()  # before the gate: its own descriptor may lead to another file by now
-        with typed_errors(self.paths.database), self._gate:
-            result = self._transact(work, args)
-            self._after_commit()
-        return result
+        return self._write(self._transact, work, args)
 
     def write_fast(self, work: Callable[..., T], *args: Any) -> T:
         """As `write`, for what a power cut may undo: the commit does not wait for the disk."""
-        if not self.is_durable:
-            return self.write(work, *args)
+        return self._write(self._transact_unsynced if self.is_durable else self._transact, work, args)
+
+    def _write(
+        self, transact: Callable[[Callable[..., T], tuple[Any, ...]], T], work: Callable[..., T], args: tuple[Any, ...]
+    ) -> T:
         self._check_usable()
-        self.sql.execute("PRAGMA synchronous = NORMAL")
-        try:
-            return self.write(work, *args)
-        finally:
-            self.sql.execute("PRAGMA synchronous = FULL")
+        self._check_descriptors()  # before the gate: its own descriptor may lead to another file by now
+        with typed_errors(self.paths.database), self._gate:
+            result = transact(work, args)
+            self._after_commit()
+        return result
 
     def read(self, work: Callable[..., T], *args: Any) -> T:
         """Run `work(sql, *args)` on one snapshot, without the gate."""
         self._check_usable()
-        with typed_errors(self.paths.database):
+        with typed_errors(self.paths.database), self._gate.shield:
             self._check_descriptors()
             self.sql.execute("BEGIN")
             try:
@@ -202,6 +200,13 @@ class Connection:
                 self.sql.execute("ROLLBACK")
             raise
         return result
+
+    def _transact_unsynced(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+        self.sql.execute("PRAGMA synchronous = NORMAL")
+        try:
+            return self._transact(work, args)
+        finally:
+            self.sql.execute("PRAGMA synchronous = FULL")
 
     def _check_version(self) -> None:
         version = self.sql.execute("PRAGMA user_version").fetchone()[0]

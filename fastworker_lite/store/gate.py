@@ -31,6 +31,22 @@ _QUIET_OFFSET = _HOLDER.size
 CHECKPOINT_PAUSE = 1.0
 
 
+class SignalShield:
+    """Keeps this thread's signals waiting while inside: the exception of a handler must not strike there."""
+
+    def __init__(self, *, is_up: bool) -> None:
+        self._is_up = is_up
+        self._before: set[int] = set()
+
+    def __enter__(self) -> None:
+        if self._is_up:
+            self._before = pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_up:
+            pthread_sigmask(signal.SIG_SETMASK, self._before)
+
+
 class Gate:
     """One connection's entrance. Not for two threads at once, and never taken twice."""
 
@@ -42,8 +58,7 @@ class Gate:
         """
         self._path = path
         self._patience = patience
-        self._blocks_signals = blocks_signals
-        self._mask: set[int] = set()
+        self.shield = SignalShield(is_up=blocks_signals)
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._next = os.open(path + ".next", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._me = _HOLDER.pack(os.getpid())
@@ -53,12 +68,11 @@ class Gate:
     def __enter__(self) -> None:
         if self._is_forked:
             raise ForkedError
-        if self._blocks_signals:
-            self._mask = pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+        self.shield.__enter__()
         try:
             self._lock()
         except BaseException:
-            self._unblock()
+            self.shield.__exit__()
             raise
 
     def __exit__(
@@ -67,7 +81,7 @@ class Gate:
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_UN)
         finally:
-            self._unblock()
+            self.shield.__exit__()
 
     def _lock(self) -> None:
         try:
@@ -107,10 +121,6 @@ class Gate:
                 )
             time.sleep(pause)
             pause = min(pause * 1.5, 0.005)
-
-    def _unblock(self) -> None:
-        if self._blocks_signals:
-            pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def holder(self) -> int:
         """The process that went in last."""

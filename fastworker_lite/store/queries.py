@@ -21,6 +21,7 @@ _TERMINAL = "('succeeded', 'failed', 'cancelled', 'expired')"
 
 _GET = f"SELECT {_FIELDS} FROM job WHERE id = ?"
 _GET_MANY = f"SELECT {_FIELDS} FROM job WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
+_EXISTING = "SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))"
 _RESULT = f"SELECT {_FIELDS}, result, result_checksum FROM job WHERE id = ?"
 _ENDED = f"""
 SELECT {_FIELDS}, result, result_checksum
@@ -68,6 +69,11 @@ def get_many(sql: sqlite3.Connection, ids: Iterable[int]) -> list[Job]:
     """Those of these jobs that exist, by id."""
     rows = sql.execute(_GET_MANY, (json.dumps(list(ids)),))
     return [_job(row) for row in rows]
+
+
+def existing(sql: sqlite3.Connection, ids: Iterable[int]) -> set[int]:
+    """Those of these ids that are a job's."""
+    return {row[0] for row in sql.execute(_EXISTING, (json.dumps(list(ids)),))}
 
 
 def ended(sql: sqlite3.Connection, ids: Iterable[int]) -> list[Ended]:

@@ -52,8 +52,8 @@ def drain_rate(database, count):
                 if time.perf_counter() - began > 60:
                     raise TimeoutError
             warm = time.perf_counter() - began
-            first = client._open().run(_first_begin)
-            total = client._open().run(_last_end) - first
+            first = client._call(_first_begin)
+            total = client._call(_last_end) - first
             del serving
         return count / total, warm
 
