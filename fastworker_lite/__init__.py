@@ -29,6 +29,8 @@ if getattr(sys, "frozen", False):  # a frozen program starts its workers by star
 if TYPE_CHECKING:
     from .client import Client as Client
     from .client import JobHandle as JobHandle
+    from .current import current_job as current_job
+    from .errors import Cancel as Cancel
     from .errors import ConfigError as ConfigError
     from .errors import DatabaseBusy as DatabaseBusy
     from .errors import DatabaseGone as DatabaseGone
@@ -37,10 +39,12 @@ if TYPE_CHECKING:
     from .errors import JobCancelled as JobCancelled
     from .errors import JobFailed as JobFailed
     from .errors import JobNotFound as JobNotFound
+    from .errors import NotInJob as NotInJob
     from .errors import NotOurDatabase as NotOurDatabase
     from .errors import PayloadTooLarge as PayloadTooLarge
     from .errors import QueueFull as QueueFull
     from .errors import ResultTimeout as ResultTimeout
+    from .errors import Retry as Retry
     from .errors import SchemaTooNew as SchemaTooNew
     from .errors import SerializationError as SerializationError
     from .errors import StorageError as StorageError
@@ -57,6 +61,7 @@ _WHERE = {
     "Client": "client",
     "JobHandle": "client",
     "SyncClient": "sync",
+    "current_job": "current",
     "CallbackInfo": "tasks.models",
     "TaskPriority": "tasks.models",
     "TaskResult": "tasks.models",
@@ -65,6 +70,7 @@ _WHERE = {
     "task_registry": "tasks.registry",
 } | dict.fromkeys(
     [
+        "Cancel",
         "ConfigError",
         "DatabaseBusy",
         "DatabaseGone",
@@ -73,10 +79,12 @@ _WHERE = {
         "JobCancelled",
         "JobFailed",
         "JobNotFound",
+        "NotInJob",
         "NotOurDatabase",
         "PayloadTooLarge",
         "QueueFull",
         "ResultTimeout",
+        "Retry",
         "SchemaTooNew",
         "SerializationError",
         "StorageError",

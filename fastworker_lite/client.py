@@ -19,7 +19,8 @@ from . import producer
 from .config import Config
 from .endings import close_when_main_thread_ends
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
-from .job import JobOptions, NewJob, parse_priority_name, task_status
+from .job import Attempt, JobOptions, NewJob, Progress, State, parse_priority_name, task_status
+from .logs import log_lines
 from .paths import SidePaths
 from .producer import Submission
 from .results import ResultWaiter
@@ -234,16 +235,22 @@ class Client:
         return [str(job_id) for job_id in await self._commits.submit(Submission(built))]
 
     async def cancel_task(self, task_id: str) -> bool:
-        """Cancel a task that has not begun. False when it has begun, has ended, or is unknown."""
+        """Cancel a task. True once it has ended as cancelled; False when it ended otherwise first, or is unknown.
+
+        One that has not begun never will. One that runs is asked to end, and killed after its `kill_grace`; this waits
+        until it is gone.
+        """
         number = producer.parse_id(task_id)
         if number is None:
             return False
         connection = await self._open()
         try:
             found = await connection.run(producer.cancel, self._waker, number)
+            if found == "running":
+                return (await self._wait(number)).job.state is State.CANCELLED
         except JobNotFound:
             return False
-        return found in ("queued", "scheduled", "blocked")
+        return found in producer.UNBEGUN
 
     async def get_task_result(self, task_id: str) -> TaskResult | None:
         """How a task ended; None while it has not, for unknown ids, and when the record has expired."""
@@ -291,7 +298,7 @@ class Client:
         options = JobOptions.parse({"priority": parse_priority_name(priority), "eta": eta, "delay": countdown})
         return producer.build_call(
             task_name, args, dict(kwargs or {}), options,
-            max_payload=self.config.max_payload, is_parked_if_unknown=False,
+            defaults=self.config.job, max_payload=self.config.max_payload, is_parked_if_unknown=False,
         )  # fmt: skip
 
     # ---- the native calls
@@ -306,7 +313,7 @@ class Client:
         return await self.options().submit(fn, *args, **kwargs)
 
     def options(self, **options: Any) -> BoundOptions:
-        """How the next submits are to be run: `queue priority delay eta timeout retries retry_delay on_lost name`.
+        """How the next submits are to be run; see `JobOptions` for what there is: `queue`, `priority`, `delay`, `retries`…
 
         Durations are seconds or `timedelta`. Raises `ConfigError` for an unknown option or a wrong value.
         """
@@ -392,7 +399,8 @@ class BoundOptions:
         return [JobHandle(self._client, number) for number in await self._client._store(built)]
 
     def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
-        return producer.build_call(fn, args, kwargs, self._options, max_payload=self._client.config.max_payload)
+        config = self._client.config
+        return producer.build_call(fn, args, kwargs, self._options, defaults=config.job, max_payload=config.max_payload)
 
 
 class JobHandle(Generic[R]):
@@ -434,8 +442,30 @@ class JobHandle(Generic[R]):
         return str((await self._client._job(self.number)).state)
 
     async def cancel(self) -> bool:
-        """Cancel the job if it has not begun. False when it has."""
+        """Cancel the job, and wait until it is gone if it was running. False when it ended otherwise first."""
         return await self._client.cancel_task(self.id)
+
+    async def retry(self) -> bool:
+        """Queue the job again if it failed, was cancelled or expired: the same id, attempts go on. False otherwise."""
+        connection = await self._client._open()
+        return await connection.run(producer.retry, self._client._waker, self.number) in producer.RETRIED
+
+    async def attempts(self) -> list[Attempt]:
+        """Every try so far and how it ended, the last or running one included."""
+        return await (await self._client._open()).read(queries.attempts, self.number)
+
+    async def progress(self) -> Progress | None:
+        """How far the job said it was last, None if it never did."""
+        return await (await self._client._open()).read(queries.progress, self.number)
+
+    async def logs(self, follow: bool = False) -> AsyncIterator[str]:
+        """The lines the job has printed or logged; with *follow* also those to come, until it has ended."""
+        lines = log_lines(self._client.database, self.number, is_followed=follow)
+        try:
+            while (line := await asyncio.to_thread(next, lines, None)) is not None:
+                yield line
+        finally:
+            await asyncio.to_thread(lines.close)
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.number}>"

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from .errors import ConfigError
-from .job import parse_queue
+from .job import NO_OPTIONS, JobOptions, parse_queue
 
 FILE_NAME = "fastworker.toml"
 _PYPROJECT = "pyproject.toml"
@@ -52,6 +52,14 @@ class Config:
     #: Bytes the result of one job may take.
     max_coroutines: int = 1000
     #: Async jobs that one worker process runs at a time.
+    max_log: int = 10_485_760
+    #: Bytes kept of what one attempt prints to stdout, and as many of stderr: the first MiB, and the last ones.
+    max_jobs_per_worker: int = 0
+    #: Jobs after which a worker process is replaced; 0 for never.
+    max_memory_per_worker: int = 0
+    #: Bytes above which a worker process is replaced once its job has ended; 0 for no limit.
+    job: JobOptions = NO_OPTIONS
+    #: The options of jobs where neither they nor their tasks say anything.
     timeout: float = 30.0
     #: Seconds that `submit_task` waits for a result.
     path: str | None = None
@@ -218,6 +226,24 @@ def _db(value: object) -> str:
     return value
 
 
+def _job(value: object) -> JobOptions:
+    if isinstance(value, JobOptions):
+        return value
+    if not isinstance(value, dict):
+        raise ConfigError(f"must be a table of job options, got {_shown(value)}")
+    try:
+        return JobOptions.parse_for_tasks({key: _option(key, one) for key, one in value.items()})
+    except ConfigError as error:
+        raise ConfigError(f"holds what cannot be: {error}") from None
+
+
+_SPANS = {"timeout", "kill_grace", "retry_delay", "retry_max_delay", "expires"}
+
+
+def _option(key: str, value: object) -> object:
+    return parse_duration(value) if key in _SPANS and isinstance(value, str) else value
+
+
 _SIZE = _whole(1, 128 * 1024 * 1024)  # half of what a row may take
 _RULES: dict[str, Callable[[object], Any]] = {
     "db": _db,
@@ -230,6 +256,10 @@ _RULES: dict[str, Callable[[object], Any]] = {
     "max_payload": _SIZE,
     "max_result": _SIZE,
     "max_coroutines": _whole(1, 1_000_000),
+    "max_log": _whole(4096, 2**40),
+    "max_jobs_per_worker": _whole(0, 2**40, " (0 is never)"),
+    "max_memory_per_worker": _whole(0, 2**50, " (0 is no limit)"),
+    "job": _job,
     "timeout": _seconds,
 }
 assert set(_RULES) | {"path"} == {field.name for field in fields(Config)}

@@ -153,3 +153,28 @@ class ForkedError(FastWorkerError):
 
     def __init__(self, what: str = "this client") -> None:
         super().__init__(f"{what} was opened before a fork; open a new one in the child process")
+
+
+class Retry(Exception):
+    """Raised by a task: try this job again, after *after* seconds. Needs no `retries`; where they are given they are the limit."""
+
+    def __init__(self, *, after: float = 0.0) -> None:
+        if not isinstance(after, (int, float)) or not 0 <= after <= 1e10:
+            raise ValueError(f"after must be seconds, 0 or more, got {after!r}")
+        super().__init__(f"try again after {after:g} s")
+        self.after = float(after)
+
+
+class Cancel(Exception):
+    """Raised by a task: end this job as cancelled, with this reason, and do not try it again."""
+
+    def __init__(self, reason: str = "cancelled by its task") -> None:
+        super().__init__(reason)
+        self.reason = str(reason)
+
+
+class NotInJob(FastWorkerError):
+    """`current_job()` was called outside of a running job."""
+
+    def __init__(self) -> None:
+        super().__init__("current_job() is for code that a worker runs; here no job is running")

@@ -107,12 +107,13 @@ class Exchange:
             jobs.settle(sql, outcomes)
             pokes.waiters = waiters.take(sql, (outcome.job.id for outcome in outcomes))
         jobs.give_back(sql, report.returned)
-        jobs.interrupt(sql, report.interrupted)
+        jobs.interrupt(sql, report.interrupted, now)
         for job in report.misplaced:
             jobs.change_lane(sql, job, Lane(1 - self._lane))
-        if len(outcomes) != len(report.outcomes) or report.returned or report.misplaced or report.unknown:
-            pokes.runners = runners.addresses(sql)
-        elif any(outcome.failure is not None and outcome.job.retry_delay for outcome in outcomes):
+        if report.returned or report.interrupted or report.misplaced:  # some may have been cancelled meanwhile
+            back = (job.id for job in (*report.returned, *report.interrupted, *report.misplaced))
+            pokes.waiters |= waiters.take(sql, back)
+        if report.returned or report.misplaced or report.unknown or any(map(_may_be_scheduled, outcomes)):
             pokes.runners = runners.addresses(sql)
 
     def _place_unknown(self, sql: sqlite3.Connection, job: Claimed, now: float) -> Outcome | None:
@@ -137,6 +138,10 @@ class Exchange:
         self._waker.poke_all(pokes.waiters)
         for where in pokes.runners:
             self._waker.poke_all(where)
+
+
+def _may_be_scheduled(outcome: Outcome) -> bool:
+    return outcome.failure is not None and (bool(outcome.job.retries) or outcome.failure.retry_after is not None)
 
 
 def open_lease(connection: Connection, name: str) -> leases.Lease:

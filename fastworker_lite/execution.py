@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from . import serialization
-from .errors import SerializationError
-from .job import Claimed, Command, Failure, Outcome
+from .errors import Cancel, Retry, SerializationError
+from .job import Claimed, Command, Failure, Outcome, Policy
 from .serialization import Target
 from .tasks.registry import task_registry
 
@@ -86,7 +86,7 @@ def run_call(job: Claimed, target: Target, max_result: int) -> Outcome:
         if target.after is not None:
             target.after(value)
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: the worker lives on
-        return Outcome(job, started, time.time(), failure=describe(error))
+        return Outcome(job, started, time.time(), failure=describe(error, job))
     return _succeeded(job, value, started, max_result)
 
 
@@ -105,16 +105,14 @@ async def run_coroutine(job: Claimed, target: Target, max_result: int) -> Outcom
             value = await target.function(*args, **kwargs)
             if target.after is not None:
                 await _called(target.after, value)
-    except TimeoutError as error:
-        failure = timed_out(job.timeout or 0.0) if timer.expired() else describe(error)
-        return Outcome(job, started, time.time(), failure=failure)
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        return Outcome(job, started, time.time(), failure=describe(error))
+        return Outcome(job, started, time.time(), failure=describe(error, job))
     except BaseException as error:
-        return Outcome(job, started, time.time(), failure=describe(error))
+        failure = timed_out(job.timeout or 0.0) if timer.expired() else describe(error, job)
+        return Outcome(job, started, time.time(), failure=failure)
     return _succeeded(job, value, started, max_result)
 
 
@@ -143,26 +141,34 @@ def _unstorable(text: str) -> Failure:
 # ---- failures
 
 
-def describe(error: BaseException) -> Failure:
-    """An exception as text that is safe to store, whatever its `__str__` does."""
-    try:
-        text = str(error)
-    except BaseException as broken:
-        text = f"<unprintable {type(error).__name__}: its __str__ raised {type(broken).__name__}>"
+def describe(error: BaseException, job: Claimed) -> Failure:
+    """An exception as text that is safe to store, whatever its `__str__` does, and what it means for the job."""
+    text = _text_of(error)
+    if isinstance(error, Cancel):
+        return Failure(reason=clean(text, 200) or "cancelled", error=clean(text, MAX_ERROR), is_cancel=True)
     name = clean(type(error).__name__, 200)
+    is_worth_it = Policy.read(job.policy).is_worth_retrying(error)
     return Failure(
         reason=name,
         error=clean(text, MAX_ERROR) or name,
         error_type=name,
         traceback=_traceback(error),
-        is_final=isinstance(error, SerializationError),
+        is_final=isinstance(error, SerializationError) or not is_worth_it,
+        retry_after=error.after if isinstance(error, Retry) else None,
     )
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as broken:
+        return f"<unprintable {type(error).__name__}: its __str__ raised {type(broken).__name__}>"
 
 
 def timed_out(seconds: float) -> Failure:
     """What is said of a job that took longer than its timeout."""
     text = f"timed out after {seconds:.1f}s"
-    return Failure(reason=text, error=text, error_type="TimeoutError")
+    return Failure(reason=text, error=text, error_type="TimeoutError", is_timeout=True)
 
 
 def _traceback(error: BaseException) -> str | None:

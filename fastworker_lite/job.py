@@ -6,11 +6,13 @@ Runs in: every process.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import shlex
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .errors import ConfigError
@@ -140,51 +142,98 @@ def _on_lost(name: str, value: object) -> str:
     return str(value)
 
 
+def _yes_or_no(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def _factor(name: str, value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 1 <= value <= 1000:
+        raise ConfigError(f"{name} must be a number from 1 to 1000, got {value!r}")
+    return float(value)
+
+
+def _exceptions(name: str, value: object) -> tuple[str, ...]:
+    """Exception types as dotted names: those of classes are `module.Class`, of built-in ones `Class`."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    names = []
+    for one in values:
+        if isinstance(one, type) and issubclass(one, BaseException):
+            names.append(exception_name(one))
+        elif isinstance(one, str) and all(part.isidentifier() for part in one.split(".")):
+            names.append(one.removeprefix("builtins."))
+        else:
+            raise ConfigError(
+                f'{name} must be exception classes or their dotted names, such as "requests.Timeout", got {one!r:.80}'
+            )
+    return tuple(names)
+
+
+def exception_name(kind: type[BaseException]) -> str:
+    """`module.Class`, and `Class` alone for a built-in one."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _moment_or_seconds(name: str, value: object) -> float | timedelta:
+    """A `datetime` as Unix seconds; seconds from now as a `timedelta`."""
+    if isinstance(value, datetime):
+        return parse_moment(name, value)
+    return timedelta(seconds=parse_seconds(name, value))
+
+
 _PARSERS: dict[str, Any] = {
     "queue": lambda _, value: parse_queue(value),
     "priority": lambda _, value: parse_priority(value),
     "timeout": parse_seconds,
+    "kill_grace": parse_seconds,
     "retries": _whole,
     "retry_delay": parse_seconds,
+    "retry_backoff": _factor,
+    "retry_max_delay": parse_seconds,
+    "retry_on": _exceptions,
+    "give_up_on": _exceptions,
+    "retry_on_timeout": _yes_or_no,
     "on_lost": _on_lost,
+    "expires": _moment_or_seconds,
     "delay": parse_seconds,
     "eta": parse_moment,
     "name": _text,
 }
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
-    """How the jobs of a task are run; None leaves it to the default."""
-
-    queue: str | None = None
-    priority: int | None = None
-    #: Higher is started first.
-    timeout: float | None = None
-    #: Seconds one attempt may take; the runner ends it then.
-    retries: int | None = None
-    #: How often a failed job is tried again.
-    retry_delay: float | None = None
-    #: Seconds before it is tried again.
-    on_lost: str | None = None
-    #: "retry" (the default) or "fail": what becomes of a job whose worker died. "fail" starts it at most once, ever.
-
-    @classmethod
-    def parse(cls, given: dict[str, Any]) -> TaskOptions:
-        """The options in *given*, checked. Raises `ConfigError` naming the one that is unknown or has a wrong value."""
-        return cls(**_parse(given, {field.name for field in fields(cls)}))
+#: What only one job can have, not a task.
+_OF_ONE_JOB = {"delay", "eta", "name"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """How one job is run: a task's options, and when it starts and what it is called."""
+    """How a job is run; None leaves it to the task's options, then to the configuration's, then to the default."""
 
     queue: str | None = None
     priority: int | None = None
+    #: Higher is started first. 0 by default.
     timeout: float | None = None
+    #: Seconds one attempt may take; the runner ends it then.
+    kill_grace: float | None = None
+    #: Seconds between asking an attempt to end and killing it.
     retries: int | None = None
+    #: How often a failed job is tried again. 0 by default.
     retry_delay: float | None = None
+    #: Seconds before it is tried again. 0 by default, 1 where there is a backoff.
+    retry_backoff: float | None = None
+    #: By what the delay grows with each failure. The delay is then a random part of that, so that many do not come at once.
+    retry_max_delay: float | None = None
+    #: The most a growing delay grows to, an hour by default.
+    retry_on: tuple[str, ...] | None = None
+    #: The exceptions, by dotted name, after which it is tried again; all by default. A subclass counts.
+    give_up_on: tuple[str, ...] | None = None
+    #: Those after which it is not. Goes before `retry_on`.
+    retry_on_timeout: bool | None = None
+    #: Whether an attempt that took too long is tried again. Not by default.
     on_lost: str | None = None
+    #: "retry" (the default) or "fail": what becomes of a job whose worker died. "fail" starts it at most once, ever.
+    expires: float | timedelta | None = None
+    #: The Unix time, or the span from now, by which the job must have started; else it ends as expired.
     delay: float | None = None
     #: Seconds from now before the job may start.
     eta: float | None = None
@@ -197,18 +246,37 @@ class JobOptions:
         """The options in *given*, checked. Raises `ConfigError` naming the one that is unknown or has a wrong value."""
         if given.get("delay") is not None and given.get("eta") is not None:
             raise ConfigError("give either delay (seconds from now) or eta (a moment), not both")
-        return cls(**_parse(given, {field.name for field in fields(cls)}))
+        return cls(**_parse(given, set(_PARSERS)))
 
-    def over(self, task: TaskOptions) -> JobOptions:
-        """These options, with the task's where these say nothing."""
-        missing = {field.name: getattr(task, field.name) for field in fields(task) if getattr(self, field.name) is None}
-        return replace(self, **missing) if missing else self
+    @classmethod
+    def parse_for_tasks(cls, given: dict[str, Any]) -> JobOptions:
+        """As `parse`, for the options that a task or the configuration can give to all its jobs."""
+        return cls(**_parse(given, set(_PARSERS) - _OF_ONE_JOB)) if given else NO_OPTIONS
+
+    def over(self, other: JobOptions) -> JobOptions:
+        """These options, with the other ones where these say nothing."""
+        if other is NO_OPTIONS:
+            return self
+        missing = {name: getattr(other, name) for name in _PARSERS if getattr(self, name) is None}
+        return replace(self, **missing)
 
     def due_at(self, now: float) -> float | None:
         """The Unix time before which the job may not start, or None for at once."""
         if self.delay:
             return now + self.delay
         return self.eta if self.eta is not None and self.eta > now else None
+
+    def expires_at(self, now: float) -> float | None:
+        """The Unix time by which the job must have started, or None."""
+        return now + self.expires.total_seconds() if isinstance(self.expires, timedelta) else self.expires
+
+    def policy(self) -> str | None:
+        """What `Policy` reads, None when these options say nothing of it."""
+        said = {name: value for name in _POLICY if (value := getattr(self, name)) is not None}
+        return json.dumps(said) if said else None
+
+
+NO_OPTIONS = JobOptions()
 
 
 def _parse(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
@@ -221,6 +289,46 @@ def _parse(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
         if value is not None:
             parsed[key] = _PARSERS[key](key, value)
     return parsed
+
+
+class Policy(NamedTuple):
+    """The finer points of how a job ends."""
+
+    kill_grace: float | None = None
+    retry_backoff: float | None = None
+    retry_max_delay: float = 3600.0
+    retry_on: tuple[str, ...] | None = None
+    give_up_on: tuple[str, ...] = ()
+    retry_on_timeout: bool = False
+
+    @classmethod
+    @lru_cache(maxsize=256)
+    def read(cls, text: str | None) -> Policy:
+        return cls() if text is None else cls(**json.loads(text))
+
+    def is_worth_retrying(self, error: BaseException) -> bool:
+        """Whether this exception is one after which the job is tried again, if it may be."""
+        names = {exception_name(kind) for kind in type(error).__mro__ if issubclass(kind, BaseException)}
+        if names.intersection(self.give_up_on):
+            return False
+        return self.retry_on is None or bool(names.intersection(self.retry_on))
+
+
+_POLICY = Policy._fields
+
+
+def retry_pause(failures: int, retry_delay: float | None, policy: Policy, chance: float) -> float:
+    """Seconds before a job that failed for the time number *failures* is tried again.
+
+    Without a backoff that is `retry_delay`. With one it is *chance* (a random number from 0 to 1) times
+    `retry_delay * retry_backoff ** (failures - 1)`, at most `retry_max_delay`: exponential backoff with full jitter, as in
+    "Exponential Backoff And Jitter" of the AWS Architecture Blog.
+    """
+    if policy.retry_backoff is None:
+        return retry_delay or 0.0
+    first = 1.0 if retry_delay is None else retry_delay
+    grown = first * policy.retry_backoff ** min(failures - 1, 100)
+    return chance * min(policy.retry_max_delay, grown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,16 +377,31 @@ class Claimed(NamedTuple):
     payload: bytes
     checksum: int
     timeout: float | None
-    retries: int
-    retry_delay: float
-    on_lost: str
+    retries: int | None
+    retry_delay: float | None
+    on_lost: str | None
+    #: None of these four where nobody said; see `over`.
+    policy: str | None
+    #: See `Policy.read`.
     park: int
     queue: str
     environment: int | None
 
+    def over(self, options: JobOptions) -> Claimed:
+        """This job with a task's options where its submitter, who may not have known the task, said nothing."""
+        if options is NO_OPTIONS:
+            return self
+        return self._replace(
+            timeout=options.timeout if self.timeout is None else self.timeout,
+            retries=options.retries if self.retries is None else self.retries,
+            retry_delay=options.retry_delay if self.retry_delay is None else self.retry_delay,
+            on_lost=options.on_lost if self.on_lost is None else self.on_lost,
+            policy=options.policy() if self.policy is None else self.policy,
+        )
+
 
 class Failure(NamedTuple):
-    """Why an attempt failed, as text that is safe to store."""
+    """Why an attempt did not succeed, as text that is safe to store."""
 
     reason: str
     #: One short phrase for lists: `ValueError`, `exit 3`, `timed out after 2.0s`.
@@ -287,6 +410,11 @@ class Failure(NamedTuple):
     traceback: str | None = None
     is_final: bool = False
     #: True when trying again cannot help.
+    is_timeout: bool = False
+    is_cancel: bool = False
+    #: The task itself asked that its job be cancelled.
+    retry_after: float | None = None
+    #: The task itself asked to be tried again after so many seconds.
 
 
 class Outcome(NamedTuple):
@@ -322,9 +450,13 @@ class Job:
     attempt: int
     #: Tries so far, counting the one now running. Goes up when the job is claimed, so a crash counts.
     failures: int
-    retries: int
+    retries: int | None
     timeout: float | None
+    expires_at: float | None
     worker: int | None
+    worker_pid: int | None
+    cancel: str | None
+    #: Why somebody asked for its end while it ran.
     exit_code: int | None
     signal: int | None
     error_type: str | None
@@ -332,13 +464,42 @@ class Job:
     traceback: str | None
 
     @property
+    def tries(self) -> int:
+        """How many attempts it may have, counting from the first."""
+        return 1 + (self.retries or 0)
+
+    @property
     def has_ended(self) -> bool:
         return self.state in TERMINAL
 
 
-def retry_moment(now: float, retry_delay: float) -> float:
-    """When a failed job is tried again."""
-    return now + retry_delay
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a job, and how it ended."""
+
+    number: int
+    outcome: str
+    #: `running`, `succeeded`, `failed`, `timed out`, `lost`, `interrupted`, `cancelled`.
+    started_at: float | None
+    finished_at: float | None
+    reason: str | None
+    error_type: str | None
+    error: str | None
+    traceback: str | None
+    exit_code: int | None
+    signal: int | None
+    worker_pid: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a job says it is."""
+
+    done: float
+    total: float | None
+    note: str | None
+    at: float
+    #: Unix seconds.
 
 
 def task_status(state: State, attempt: int) -> TaskStatus:

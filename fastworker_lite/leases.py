@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from .forking import close_in_forked_children
 
-_NOTE = struct.Struct("=qqqdd")
+_NOTE = struct.Struct("=qqqddd")
 
 
 class Note(NamedTuple):
@@ -38,6 +38,8 @@ class Note(NamedTuple):
     #: When it began, on the monotonic clock; 0 when nothing is running.
     timeout: float = 0.0
     #: Seconds it may take, 0 for as long as it wants.
+    grace: float = 0.0
+    #: Seconds from being asked to end to being killed.
 
     @property
     def is_running(self) -> bool:
@@ -61,13 +63,13 @@ class Lease:
         """Write down what this worker is doing. Survives the death of the process."""
         _NOTE.pack_into(self._map, 0, *note)
 
-    def note_begun(self, job: int, claim: int, timeout: float | None) -> None:
+    def note_begun(self, job: int, claim: int, timeout: float | None, grace: float) -> None:
         """Write down that this job begins now."""
-        _NOTE.pack_into(self._map, 0, job, claim, 0, time.monotonic(), timeout or 0.0)
+        _NOTE.pack_into(self._map, 0, job, claim, 0, time.monotonic(), timeout or 0.0, grace)
 
     def note_ended(self, job: int, claim: int) -> None:
         """Write down that nothing is running; the job stays the one that was begun last."""
-        _NOTE.pack_into(self._map, 0, job, claim, 0, 0.0, 0.0)
+        _NOTE.pack_into(self._map, 0, job, claim, 0, 0.0, 0.0, 0.0)
 
     def remove(self) -> None:
         """Let go of the lock and remove the file."""

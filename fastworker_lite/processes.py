@@ -14,7 +14,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import popen_spawn_posix, reduction, spawn, util
 from multiprocessing import process as mp_process
@@ -23,7 +23,7 @@ from typing import Any
 
 from . import leases
 from .forking import close_in_forked_children
-from .job import Lane
+from .job import Failure, Lane
 from .leases import Note
 from .watches import watch_process
 
@@ -48,10 +48,16 @@ class WorkerSetup:
     tasks: dict[str, bytes]
     #: What the runner's own process has declared; see serialization.encode_target.
     queues: tuple[str, ...] | None
+    kill_grace: float
     max_result: int
     max_coroutines: int
+    max_log: int
+    max_jobs: int
+    #: After so many jobs it ends, to be replaced; 0 for never.
+    max_memory: int
+    #: Above so many bytes it ends after the job it runs; 0 for no limit.
     output: str | None
-    #: The file that takes its stdout and stderr, None to share the runner's.
+    #: The file that takes what it prints outside of jobs, None to share the runner's.
 
 
 class _Launch(popen_spawn_posix.Popen):
@@ -116,6 +122,21 @@ def _rebuild(state: dict[str, Any]) -> SpawnProcess:
     return process
 
 
+@dataclass(slots=True, kw_only=True)
+class Ending:
+    """A job that is being ended."""
+
+    job: int
+    claim: int
+    failure: Failure | None
+    #: What that is called; None where its row says so, as for a cancel.
+    kill_at: float
+    #: On the monotonic clock: until then it may end by itself.
+
+    def is_of(self, note: Note) -> bool:
+        return note.is_running and (note.job, note.claim) == (self.job, self.claim)
+
+
 class WorkerProcess:
     """One worker, seen from its runner. Made only on the scheduler's thread: its death ends the worker."""
 
@@ -124,8 +145,8 @@ class WorkerProcess:
         self.setup = setup
         self.lease_path = lease_path
         self.is_stopping = False
-        self.killed_for: tuple[Note, str] | None = None
-        #: The job for whose sake it was killed, and why.
+        self.endings: list[Ending] = []
+        self.killed_for: Ending | None = None
         process = _Process(target=entry, args=(setup,), name=f"fastworker-{setup.lease}", daemon=False)
         process.descriptors = (setup.wake,)
         self._launch = _Launch(process)
@@ -150,30 +171,48 @@ class WorkerProcess:
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it, and the command that it runs."""
+        """End it, the command that it runs, and what its functions have started."""
         group = self.note().group
+        leases.kill_group(self.pid)
         self._send(signal.SIGKILL)
         leases.kill_group(group)
 
-    def kill_if_running(self, wanted: Note, why: str) -> bool:
-        """End it if that job is what it runs, and nothing else. Stops it first: while we look, it must not go on."""
-        self._send(signal.SIGSTOP)
-        self._wait_until_stopped()
-        found = self.note()
-        if found.is_running and found[:2] == wanted[:2] and found.began == wanted.began:
-            self.killed_for = (found, why)
-            self.kill()
-            return True
-        self._send(signal.SIGCONT)
-        return False
+    # ---- ending one job
 
-    def _wait_until_stopped(self) -> None:
+    def ask_to_end(self, ending: Ending) -> None:
+        """Send TERM to the job, if it still is what runs: to a command's group, or to this worker and its children."""
+        with self._stopped() as note:
+            if ending.is_of(note):
+                leases.kill_group(note.group or self.pid, signal.SIGTERM)
+                if not note.group:
+                    self.killed_for = ending  # unless its function handles the signal
+
+    def kill_for(self, ending: Ending) -> None:
+        """Kill the job, if it still is what runs: a command's group, or this worker and its children."""
+        with self._stopped() as note:
+            if not ending.is_of(note):
+                return
+            if note.group:
+                leases.kill_group(note.group)
+            else:
+                self.killed_for = ending
+                self.kill()
+
+    @contextlib.contextmanager
+    def _stopped(self) -> Iterator[Note]:
+        """What it does, while it stands still: between a look and a signal it must not go on to another job."""
+        self._send(signal.SIGSTOP)
         with contextlib.suppress(ChildProcessError):
             # WNOWAIT: its end is for `reap` to take
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        try:
+            yield self.note()
+        finally:
+            self._send(signal.SIGCONT)
 
     def reap(self) -> int | None:
         """Take its exit status: 0 and up as it said, -N for signal N, None if somebody else took it."""
+        leases.kill_group(self.pid)  # what its functions have started; its number is not given away before it is reaped
         try:
             _, status = os.waitpid(self.pid, 0)
         except ChildProcessError:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from . import serialization
 from .errors import ConfigError, JobCancelled, JobFailed, JobNotFound, PayloadTooLarge, SerializationError
-from .job import Command, Job, JobOptions, Kind, Lane, NewJob, State, task_status, utc
+from .job import NO_OPTIONS, Command, Job, JobOptions, Kind, Lane, NewJob, State, task_status, utc
 from .serialization import Target
 from .sockets import Waker
 from .store import jobs as job_store
@@ -47,10 +47,13 @@ def build_call(
     kwargs: dict[str, Any],
     options: JobOptions,
     *,
+    defaults: JobOptions = NO_OPTIONS,
     max_payload: int = MAX_PAYLOAD,
     is_parked_if_unknown: bool = True,
 ) -> NewJob:
     """A call of a registered name, of `module:function`, or of a function itself, ready to be stored.
+
+    *defaults* are the options where neither *options* nor the task's own say anything.
 
     Raises `SerializationError` (a `PayloadTooLarge` above *max_payload* bytes) or `ConfigError`.
     """
@@ -64,7 +67,7 @@ def build_call(
             target=target,
             checksum=serialization.checksum(name, target, payload),
             lane=Lane.ASYNC if is_async else Lane.SYNC,
-            options=options,
+            options=options.over(defaults),
             is_parked_if_unknown=is_parked_if_unknown,
         ),
         max_payload,
@@ -198,20 +201,46 @@ def _wake(waker: Waker, addresses: Iterable[runners.Addresses], submitted: Seque
 
 
 def cancel(connection: Connection, waker: Waker, job_id: int) -> str:
-    """Cancel a job that has not begun. Returns the state it was found in: `queued`, `running`, `succeeded`…
+    """Cancel a job that has not begun, or ask for the end of one that runs. Returns the state it was found in.
 
     Raises `JobNotFound`.
     """
 
-    def transact(sql: sqlite3.Connection) -> tuple[str | None, set[str]]:
+    def transact(sql: sqlite3.Connection) -> tuple[str | None, set[str], list[runners.Addresses]]:
         found = job_store.cancel(sql, job_id, time.time())
-        return found, waiters.take(sql, [job_id])
+        return found, waiters.take(sql, [job_id]), runners.addresses(sql) if found == "running" else []
 
-    found, addresses = connection.write(transact)
+    found, addresses, everybody = connection.write(transact)
     waker.poke_all(addresses)
+    for where in everybody:
+        waker.poke(where.wake_async)
+        waker.poke(where.control)
     if found is None:
         raise JobNotFound(job_id)
     return found
+
+
+def retry(connection: Connection, waker: Waker, job_id: int) -> str:
+    """Queue a failed, cancelled or expired job again, under its own id. Returns the state it was found in.
+
+    Raises `JobNotFound`.
+    """
+
+    def transact(sql: sqlite3.Connection) -> tuple[str | None, list[runners.Addresses]]:
+        return job_store.retry(sql, job_id), runners.addresses(sql)
+
+    found, everybody = connection.write(transact)
+    if found is None:
+        raise JobNotFound(job_id)
+    for where in everybody:
+        waker.poke(where.wake)
+        waker.poke(where.wake_async)
+    return found
+
+
+#: The states that a job leaves when it is cancelled, at once; and those in which it can be tried again.
+UNBEGUN = frozenset({"queued", "scheduled", "blocked"})
+RETRIED = frozenset({"failed", "cancelled", "expired"})
 
 
 # ---- results

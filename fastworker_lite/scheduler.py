@@ -13,23 +13,24 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import __version__, leases, producer
 from .config import Config
 from .errors import FastWorkerError
-from .execution import timed_out
-from .job import Lane
+from .job import Failure, Lane
 from .leases import LeaderLease, Lease, Note, ProcessIdentity
+from .output import give_to_job
 from .paths import SidePaths
+from .pool import Pool
 from .processes import WorkerProcess, WorkerSetup
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
-from .store import jobs, runners, waiters
+from .store import jobs, queries, runners, waiters
 from .store.bridge import AsyncConnection
 from .store.connection import Connection
-from .store.jobs import Death
+from .store.jobs import Asked, Death
 from .store.runners import Addresses, WorkerRow
 from .watches import FileWatch
-from .worker import main as worker_main
 
 log = logging.getLogger("fastworker_lite")
 
@@ -63,6 +64,19 @@ class _Sockets:
             one.close()
 
 
+class _Survey(NamedTuple):
+    """What a runner reads when it looks at the file."""
+
+    due: float | None
+    waiting: list[bool]
+    #: By lane, whether anything is queued.
+    lease_of: dict[int, str]
+    #: By id, every worker's lease.
+    has_foreign: bool
+    #: Whether any of them is another runner's.
+    asked: list[Asked]
+
+
 class Scheduler:
     """One runner: its workers, and its share in what runners of a file do together."""
 
@@ -80,7 +94,7 @@ class Scheduler:
         self._clock = clock
         self._connection = AsyncConnection(database, durability=config.durability)
         self._waker = Waker()
-        self._workers: list[WorkerProcess] = []
+        self._pool = Pool(self._paths, config.worker_count, self._make_setup, self._on_death)
         self._burials: set[asyncio.Task[None]] = set()
         self._early_deaths: deque[float] = deque(maxlen=EARLY_DEATHS)
         self._is_stopping = False
@@ -121,10 +135,9 @@ class Scheduler:
         loop.add_reader(self._sockets.control.fileno(), self._on_poke)
         loop.add_reader(self._sockets.wake_async.fileno(), self._on_async_work)
         self._targets = producer.registered_targets()
-        for _ in range(self._config.workers or os.cpu_count() or 1):
-            self._spawn(Lane.SYNC)
+        self._pool.refill()
         await self._connection.run(Connection.write_fast, self._introduce)
-        self._waker.poke(self._sockets.wake.address, len(self._workers))
+        self._waker.poke(self._sockets.wake.address, len(self._pool.workers))
 
     def _introduce(self, sql: sqlite3.Connection) -> None:
         names = runners.set_known_tasks(sql, self._runner, self._targets)
@@ -137,7 +150,7 @@ class Scheduler:
         return _Sockets(*(WakeSocket(os.path.join(directory, f"{name}.{kind}")) for kind in ("w", "a", "c")))
 
     async def _serve(self) -> None:
-        while not (self._is_stopping and not self._workers):
+        while not (self._is_stopping and not self._pool.workers):
             self._happened.clear()
             try:
                 seconds = self._step_stopping() if self._is_stopping else await self._look()
@@ -159,8 +172,7 @@ class Scheduler:
         else:
             self._is_stopping = True
             self._stop_by = time.monotonic() + self._config.stop_timeout
-            for worker in self._workers:
-                worker.ask_to_stop()
+            self._pool.close()
         self._happened.set()
 
     def _step_stopping(self) -> float | None:
@@ -171,17 +183,13 @@ class Scheduler:
         if not self._terminate_sent:
             self._terminate_sent = True
             self._stop_by = time.monotonic() + self._config.kill_grace
-            for worker in self._workers:
-                worker.killed_for = (worker.note(), "the runner stopped")
-                worker.terminate()
+            self._pool.terminate()
             return self._config.kill_grace
-        for worker in self._workers:
-            worker.kill()
+        self._pool.kill()
         return None
 
     async def _close(self) -> None:
-        for worker in self._workers:
-            worker.kill()
+        self._pool.kill()
         loop = asyncio.get_running_loop()
         for descriptor in (self._log_watch, self._sockets.control, self._sockets.wake_async):
             loop.remove_reader(descriptor.fileno())
@@ -221,22 +229,24 @@ class Scheduler:
     async def _look(self) -> float | None:
         """Do what is due, and return the seconds until something will be; None when only an event can bring it."""
         now = time.monotonic()
-        sleeps = [self._end_late_jobs()]
+        sleeps = [self._pool.end_late()]
         if now < self._look_at:
             return _soonest([*sleeps, None if self._look_at == NEVER else self._look_at - now])
         self._look_at = NEVER
-        due, waiting, has_foreign = await self._connection.run(self._survey)
+        found = await self._connection.read(self._survey)
+        due, waiting = found.due, found.waiting
         if self._leader.try_take() and due is not None and due <= self._clock():
             await self._make_due()
             due = await self._connection.read(jobs.next_due)
-        if has_foreign:
+        if found.has_foreign:
             await self._recover_foreign()
             sleeps.append(LOOK_AGAIN)
+        sleeps.append(self._end_asked(found))
         if self._has_async_work or waiting[Lane.ASYNC]:
             self._ensure_async_worker()
-        self._refill()
+        self._pool.refill()
         if waiting[Lane.SYNC] or waiting[Lane.ASYNC]:
-            self._waker.poke(self._sockets.wake.address, len(self._workers))
+            self._waker.poke(self._sockets.wake.address, len(self._pool.workers))
             self._waker.poke(self._sockets.wake_async.address)
             sleeps.append(LOOK_AGAIN)
         if due is not None:
@@ -247,20 +257,29 @@ class Scheduler:
             self._look_at = min(self._look_at, time.monotonic() + seconds)
         return _soonest([sleeps[0], seconds])
 
-    def _survey(self, connection: Connection) -> tuple[float | None, list[bool], bool]:
-        def read(sql: sqlite3.Connection) -> tuple[float | None, list[bool], bool]:
-            waiting = [sql.execute(jobs.PROBE, {"lane": lane}).fetchone() is not None for lane in Lane]
-            own = {worker.setup.lease for worker in self._workers}
-            has_foreign = any(row.lease not in own for row in runners.workers(sql))
-            return jobs.next_due(sql), waiting, has_foreign
+    def _survey(self, sql: sqlite3.Connection) -> _Survey:
+        lease_of = {row.id: row.lease for row in runners.workers(sql)}
+        return _Survey(
+            due=jobs.next_due(sql),
+            waiting=[sql.execute(jobs.PROBE, {"lane": lane}).fetchone() is not None for lane in Lane],
+            lease_of=lease_of,
+            has_foreign=not self._pool.leases().issuperset(lease_of.values()),
+            asked=jobs.asked_to_stop(sql),
+        )
 
-        return connection.read(read)
+    def _end_asked(self, found: _Survey) -> float | None:
+        if not found.asked:
+            return None
+        self._waker.poke(self._sockets.wake_async.address)  # coroutines are cancelled by their worker
+        return self._pool.end_asked(found.asked, found.lease_of)
 
     async def _make_due(self) -> None:
-        def transact(sql: sqlite3.Connection) -> tuple[list[int], list[Addresses]]:
-            return jobs.make_due(sql, self._clock()), runners.addresses(sql)
+        def transact(sql: sqlite3.Connection) -> tuple[list[int], list[Addresses], set[str]]:
+            expired = jobs.expire(sql, self._clock())
+            return jobs.make_due(sql, self._clock()), runners.addresses(sql), waiters.take(sql, expired)
 
-        counts, everybody = await self._connection.write(transact)
+        counts, everybody, waiting = await self._connection.write(transact)
+        self._waker.poke_all(waiting)
         for where in everybody:
             self._waker.poke(where.wake, counts[Lane.SYNC])
             self._waker.poke(where.wake_async, counts[Lane.ASYNC])
@@ -276,28 +295,12 @@ class Scheduler:
         is_empty = await self._connection.run(Connection.checkpoint)
         return None if is_empty else LOOK_AGAIN
 
-    def _end_late_jobs(self) -> float | None:
-        """End the jobs past their timeout. Returns the seconds to the next one."""
-        left = []
-        for worker in self._workers:
-            note = worker.note()
-            if not note.is_running or not note.timeout or worker.setup.lane is Lane.ASYNC or worker.killed_for:
-                continue
-            seconds = note.began + note.timeout - time.monotonic()
-            if seconds > 0:
-                left.append(seconds)
-            else:
-                worker.kill_if_running(note, timed_out(note.timeout).reason)
-        return min(left, default=None)
-
     # ---- workers
 
-    def _spawn(self, lane: Lane) -> None:
-        if self._is_stopping:  # the stop came while we looked
-            return
-        lease = leases.new_name("w")
+    def _make_setup(self, lane: Lane, lease: str) -> WorkerSetup:
         wake = self._sockets.wake if lane is Lane.SYNC else self._sockets.wake_async
-        setup = WorkerSetup(
+        config = self._config
+        return WorkerSetup(
             database=self._paths.database,
             lease=lease,
             runner=self._runner,
@@ -305,37 +308,24 @@ class Scheduler:
             lane=lane,
             wake=wake.fileno(),
             control=self._sockets.control.address,
-            modules=self._config.tasks,
+            modules=config.tasks,
             tasks=self._targets,
-            queues=self._config.queues,
-            max_result=self._config.max_result,
-            max_coroutines=self._config.max_coroutines,
+            queues=config.queues,
+            kill_grace=config.kill_grace,
+            max_result=config.max_result,
+            max_coroutines=config.max_coroutines,
+            max_log=config.max_log,
+            max_jobs=config.max_jobs_per_worker,
+            max_memory=config.max_memory_per_worker,
             output=self._output,
         )
-        worker = WorkerProcess(worker_main, setup, self._paths.lease(lease))
-        self._workers.append(worker)
-        if worker.watch is None:
-            asyncio.get_running_loop().call_soon(self._on_death, worker)
-        else:
-            asyncio.get_running_loop().add_reader(worker.watch, self._on_death, worker)
 
     def _ensure_async_worker(self) -> None:
         self._has_async_work = False
-        if not any(worker.setup.lane is Lane.ASYNC for worker in self._workers):
+        if self._pool.ensure_async():
             asyncio.get_running_loop().remove_reader(self._sockets.wake_async.fileno())
-            self._spawn(Lane.ASYNC)
 
-    def _refill(self) -> None:
-        wanted = self._config.workers or os.cpu_count() or 1
-        alive = sum(1 for worker in self._workers if worker.setup.lane is Lane.SYNC)
-        for _ in range(wanted - alive):
-            self._spawn(Lane.SYNC)
-
-    def _on_death(self, worker: WorkerProcess) -> None:
-        if worker.watch is not None:
-            asyncio.get_running_loop().remove_reader(worker.watch)
-        note, code = worker.note(), worker.reap()
-        leases.kill_group(note.group)
+    def _on_death(self, worker: WorkerProcess, note: Note, code: int | None) -> None:
         burial = asyncio.get_running_loop().create_task(self._bury(worker, note, code))
         self._burials.add(burial)
         burial.add_done_callback(self._burials.discard)
@@ -353,7 +343,7 @@ class Scheduler:
                     break
                 await asyncio.sleep(LOOK_AGAIN)
         leases.discard(worker.lease_path)
-        self._workers.remove(worker)
+        self._pool.remove(worker)
         if worker.setup.lane is Lane.ASYNC and not self._is_stopping:
             asyncio.get_running_loop().add_reader(self._sockets.wake_async.fileno(), self._on_async_work)
         if not was_ready:
@@ -376,12 +366,17 @@ class Scheduler:
             return code == 0
         how = "was stopped" if worker.is_stopping else "died"
         reason = f"worker {how}, " + (f"signal {-code}" if code is not None and code < 0 else f"exit {code}")
-        ended = None
-        if worker.killed_for is not None and not worker.is_stopping:
-            killed, _ = worker.killed_for
-            ended = (killed.job, killed.claim, timed_out(killed.timeout))
-        self._recover(connection, _death(row, note, reason, is_blamed=worker.killed_for is None, ended=ended))
+        killed = worker.killed_for
+        ended = None if killed is None else (killed.job, killed.claim, killed.failure)
+        is_blamed = killed is None and not worker.is_stopping
+        self._give_output(connection, worker.setup.lease, note)
+        self._recover(connection, _death(row, note, reason, is_blamed=is_blamed, ended=ended))
         return True
+
+    def _give_output(self, connection: Connection, lease: str, note: Note) -> None:
+        """What a dead worker's last job has printed is that job's."""
+        job = connection.read(queries.get, note.job) if note.is_running else None
+        give_to_job(self._paths, lease, job.id if job else 0, job.attempt if job else 0, self._config.max_log)
 
     def _recover(self, connection: Connection, death: Death) -> None:
         def transact(sql: sqlite3.Connection) -> tuple[list[int], set[str]]:
@@ -403,7 +398,7 @@ class Scheduler:
 
     def _recover_foreign_now(self, connection: Connection) -> None:
         """Recover the jobs of workers whose lease is free, and forget runners whose lease is."""
-        own = {worker.setup.lease for worker in self._workers}
+        own = self._pool.leases()
         dead = [row for row in connection.read(runners.runners) if leases.is_free(self._paths.lease(row.lease))]
         orphaned = {row.id for row in dead}
         for row in connection.read(runners.workers):
@@ -415,6 +410,7 @@ class Scheduler:
                 if not ProcessIdentity.parse(row.process).kill():
                     continue  # not yet gone: its jobs stay its own
                 leases.kill_group(note.group)
+                self._give_output(connection, row.lease, note)
                 self._recover(connection, _death(row, note, "worker died with its runner", is_blamed=False))
                 leases.discard(path)
         for runner in dead:
@@ -423,7 +419,12 @@ class Scheduler:
 
 
 def _death(
-    row: WorkerRow, note: Note, reason: str, *, is_blamed: bool, ended: tuple[int, int, object] | None = None
+    row: WorkerRow,
+    note: Note,
+    reason: str,
+    *,
+    is_blamed: bool,
+    ended: tuple[int, int, Failure | None] | None = None,
 ) -> Death:
     return Death(
         worker=row.id,
@@ -431,7 +432,7 @@ def _death(
         last_begun=note.job,
         is_blamed=is_blamed and note.is_running,
         is_many_at_once=row.lane == Lane.ASYNC,
-        ended=ended,  # type: ignore[arg-type]
+        ended=ended,
     )
 
 

@@ -23,7 +23,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from .errors import SerializationError
-from .job import Command
+from .job import NO_OPTIONS, Command, JobOptions
 from .tasks.registry import Task
 
 _PROTOCOL = 5
@@ -175,6 +175,8 @@ class Target(NamedTuple):
     after: Callable[..., Any] | None
     is_async: bool
     #: Whether calling the function gives a coroutine.
+    options: JobOptions = NO_OPTIONS
+    #: What the task's declaration says of its jobs.
 
     @classmethod
     def make(
@@ -187,7 +189,7 @@ class Target(NamedTuple):
 
     @classmethod
     def of(cls, task: Task) -> Target:
-        return cls.make(task.function, task.before, task.after)
+        return cls.make(task.function, task.before, task.after)._replace(options=task.options)
 
 
 def encode_target(target: Target) -> bytes:

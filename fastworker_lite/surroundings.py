@@ -1,4 +1,4 @@
-"""What a job may change of its process and the next one must find as it was: folder, umask, environment, signal handlers.
+"""What a job may change of its process and the next one must find as it was: folder, umask, environment, signals.
 
 Runs in: a worker process.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from _signal import pthread_sigmask  # type: ignore[import-not-found]
 
 _SIGNALS = [
     signal.SIGINT,
@@ -41,6 +42,8 @@ class Surroundings:
         if _raw_environment() != self._raw_environment:
             os.environ.clear()
             os.environ.update(self._environment)
+        if pthread_sigmask(signal.SIG_SETMASK, ()):
+            pass  # likewise
         for number, handler in zip(_SIGNALS, self._handlers, strict=True):
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)

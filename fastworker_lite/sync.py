@@ -15,7 +15,8 @@ from . import config as configuration
 from . import producer
 from .config import Config
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
-from .job import JobOptions, NewJob
+from .job import Attempt, JobOptions, NewJob, Progress, State
+from .logs import log_lines
 from .paths import SidePaths
 from .producer import Submission
 from .runner import Runner, serving_runner
@@ -160,7 +161,8 @@ class SyncBoundOptions:
         return [SyncJobHandle(self._client, number) for number in self._client._store(built)] if built else []
 
     def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
-        return producer.build_call(fn, args, kwargs, self._options, max_payload=self._client.config.max_payload)
+        config = self._client.config
+        return producer.build_call(fn, args, kwargs, self._options, defaults=config.job, max_payload=config.max_payload)
 
 
 class SyncJobHandle(Generic[R]):
@@ -191,9 +193,28 @@ class SyncJobHandle(Generic[R]):
         return str(self._job().state)
 
     def cancel(self) -> bool:
-        """Cancel the job if it has not begun. False when it has."""
+        """Cancel the job, and wait until it is gone if it was running. False when it ended otherwise first."""
         found = self._client._call(producer.cancel, self._client._waker, self.number)
-        return found in ("queued", "scheduled", "blocked")
+        if found == "running":
+            return self._client._wait_any([self.number], None)[0].job.state is State.CANCELLED
+        return found in producer.UNBEGUN
+
+    def retry(self) -> bool:
+        """Queue the job again if it failed, was cancelled or expired: the same id, attempts go on. False otherwise."""
+        return self._client._call(producer.retry, self._client._waker, self.number) in producer.RETRIED
+
+    def attempts(self) -> list[Attempt]:
+        """Every try so far and how it ended, the last or running one included."""
+        return self._client._call(Connection.read, queries.attempts, self.number)
+
+    def progress(self) -> Progress | None:
+        """How far the job said it was last, None if it never did."""
+        found: Progress | None = self._client._call(Connection.read, queries.progress, self.number)
+        return found
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        """The lines the job has printed or logged; with *follow* also those to come, until it has ended."""
+        return log_lines(self._client.database, self.number, is_followed=follow)
 
     def _job(self) -> Any:
         return producer.job_or_raise(self._client._call(Connection.read, queries.get, self.number), self.number)

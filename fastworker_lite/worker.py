@@ -5,11 +5,13 @@ Runs in: a worker process.
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import importlib
 import os
+import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import parent_process
@@ -17,12 +19,15 @@ from typing import TypeVar
 
 from . import execution, leases, serialization
 from .batches import Batch, BatchWatcher, Estimates
+from .current import CurrentJob, Port, enter_job
 from .errors import DatabaseBusy, DatabaseGone, NotOurDatabase, StorageError
 from .exchange import Exchange, Report, open_lease
 from .execution import UnknownTask
-from .job import Claimed, Kind, Lane, Outcome
+from .job import Claimed, Kind, Lane, Outcome, Policy, Progress
 from .leases import Lease, Note, ProcessIdentity
+from .output import STREAMS, Capture, log_to_stderr, open_log, own_stderr, trim
 from .processes import WorkerSetup, bind_to_parent
+from .serialization import Target
 from .sockets import TurnOnWake, Waker, drain, wait_readable
 from .store import jobs, runners
 from .store.connection import Connection
@@ -40,49 +45,62 @@ def main(setup: WorkerSetup) -> None:
     os.setpgid(0, 0)
     # A handler, where SIG_IGN would be inherited by commands: Ctrl-C in the runner's terminal is for the runner.
     signal.signal(signal.SIGINT, lambda *_: None)
-    _redirect_output(setup.output)
+    _redirect(setup.output)
+    faulthandler.enable()
     try:
         code = _serve(setup)
     except (DatabaseGone, NotOurDatabase) as error:
-        print(f"worker {os.getpid()} stops: {error}", file=sys.stderr)
+        say(f"worker {os.getpid()} stops: {error}")
         code = EXIT_STORAGE
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)  # threads and exit handlers that a task left behind must not keep the worker
 
 
 def _serve(setup: WorkerSetup) -> int:
     connection = Connection(setup.database, is_worker=True, blocks_signals=True)
     lease = open_lease(connection, setup.lease)
+    capture = Capture(connection.paths, setup.lease, setup.max_log) if setup.lane is Lane.SYNC else None
     try:
         for module in setup.modules:
             importlib.import_module(module)
     except Exception as error:
-        print(f"worker {os.getpid()} cannot import its tasks: {type(error).__name__}: {error}", file=sys.stderr)
+        say(f"worker {os.getpid()} cannot import its tasks: {type(error).__name__}: {error}")
         return EXIT_IMPORT
     execution.know(setup.tasks)
     worker_id = connection.write_fast(
         runners.add_worker, setup.lease, setup.runner, setup.lane, ProcessIdentity.mine().text(), time.time()
     )
     exchange = Exchange(connection, worker_id, setup.lane, setup.queues, Waker())
-    if setup.lane is Lane.ASYNC:
+    if capture is None:
         from .async_worker import AsyncWorker  # asyncio is not for those who never await
 
-        AsyncWorker(setup, lease, exchange).run()
+        AsyncWorker(setup, connection, lease, exchange).run()
     else:
-        Worker(setup, connection, lease, exchange).run()
+        Worker(setup, connection, lease, exchange, capture).run()
+        capture.close()
     connection.write_fast(runners.remove_worker, worker_id)
     connection.close()
     lease.remove()
     return 0
 
 
-def _redirect_output(path: str | None) -> None:
-    if path is not None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
+def _redirect(output: str | None) -> None:
+    """Read nothing from the runner's terminal, and write to *output* if it is given."""
+    _lead(0, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    if output is not None:
+        _lead(1, os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.dup2(1, 2)
+
+
+def _lead(number: int, descriptor: int) -> None:
+    if descriptor != number:
+        os.dup2(descriptor, number)
         os.close(descriptor)
+
+
+def say(text: str) -> None:
+    """A line of the worker's own, past what it takes from its jobs."""
+    with contextlib.suppress(OSError):
+        os.write(own_stderr(), f"{text}\n".encode(errors="backslashreplace"))
 
 
 def stop_descriptor() -> int:
@@ -101,7 +119,7 @@ def store_patiently(transact: Callable[[], T], stop: int) -> T | None:
         except (DatabaseGone, NotOurDatabase):
             raise
         except (StorageError, DatabaseBusy) as error:
-            print(f"worker {os.getpid()} tries again in {pause:g} s: {error}", file=sys.stderr)
+            say(f"worker {os.getpid()} tries again in {pause:g} s: {error}")
         if wait_readable([stop], pause):
             return None
         pause = min(pause * 2, 2.0)
@@ -110,11 +128,14 @@ def store_patiently(transact: Callable[[], T], stop: int) -> T | None:
 class Worker:
     """Runs functions and commands, one at a time, on the main thread."""
 
-    def __init__(self, setup: WorkerSetup, connection: Connection, lease: Lease, exchange: Exchange) -> None:
+    def __init__(
+        self, setup: WorkerSetup, connection: Connection, lease: Lease, exchange: Exchange, capture: Capture
+    ) -> None:
         self._setup = setup
         self._connection = connection
         self._lease = lease
         self._exchange = exchange
+        self._capture = capture
         self._pid = os.getpid()
         self._estimates = Estimates()
         self._watcher = BatchWatcher(self._open_tell)
@@ -123,12 +144,16 @@ class Worker:
         self._turn = TurnOnWake(setup.wake, self._stop)
         self._waker = Waker()
         self._surroundings = Surroundings()
+        self._port = Port(self._report_progress, self._is_cancelled)
         self._is_interrupted = False
+        self._jobs = 0
 
     def run(self) -> None:
         """Work until told to stop."""
+        log_to_stderr()
+        self._capture.discard()
         report = Report()
-        while not self._is_stopping():
+        while not (self._is_stopping() or self._is_worn_out()):
             claimed = self._swap(report)
             report = Report()
             if claimed:
@@ -147,6 +172,11 @@ class Worker:
     def _is_stopping(self) -> bool:
         return self._is_interrupted or bool(wait_readable([self._stop], 0))
 
+    def _is_worn_out(self) -> bool:
+        """Whether another process should take this one's place."""
+        most_jobs, most_memory = self._setup.max_jobs, self._setup.max_memory
+        return bool((most_jobs and self._jobs >= most_jobs) or (most_memory and resident_bytes() > most_memory))
+
     def _wait(self) -> None:
         """Sleep until a datagram is ours, or the runner wants us to stop."""
         while self._turn.wait():
@@ -160,41 +190,79 @@ class Worker:
             self._run(job, batch)
             if self._is_interrupted:
                 batch.give_back_rest()
+        self._jobs += batch.size
         return batch.report()
 
     def _run(self, job: Claimed, batch: Batch) -> None:
-        self._lease.note_begun(job.id, job.claim, job.timeout)
+        target = None if job.kind == Kind.COMMAND else self._find_target(job, batch)
+        if target is not None:
+            job = self._as_its_task_says(job, target)
+        elif job.kind != Kind.COMMAND:
+            return
+        began = time.monotonic()
+        self._lease.note_begun(job.id, job.claim, job.timeout, self._grace(job))
         if job.timeout is not None:
             self._waker.poke(self._setup.control)
-        if job.kind == Kind.COMMAND:
-            outcome: Outcome | None = self._run_command(job)
-        else:
-            outcome = self._run_function(job, batch)
+        outcome = self._run_command(job) if target is None else self._run_function(job, target)
         if os.getpid() != self._pid:
             os._exit(0)  # the task forked and its child came back here
         self._lease.note_ended(job.id, job.claim)
         self._surroundings.restore()
+        self._capture.keep(job.id, job.attempt)
         if self._is_interrupted:
             batch.interrupt(job)
-        elif outcome is not None:
-            self._estimates.learn(job.task, outcome.finished_at - outcome.started_at)
-            batch.end(outcome)
+            return
+        if job.timeout is not None and time.monotonic() - began >= job.timeout:
+            outcome = outcome._replace(failure=execution.timed_out(job.timeout))
+        self._estimates.learn(job.task, outcome.finished_at - outcome.started_at)
+        batch.end(outcome)
+
+    def _grace(self, job: Claimed) -> float:
+        return kill_grace(job, self._setup.kill_grace)
 
     # ---- functions
 
-    def _run_function(self, job: Claimed, batch: Batch) -> Outcome | None:
+    def _find_target(self, job: Claimed, batch: Batch) -> Target | None:
+        """The function to call; None when the job has been dealt with."""
         try:
             target = execution.find_target(job)
         except UnknownTask:
             batch.not_know(job)
-            return None
         except BaseException as error:
             now = time.time()
-            return Outcome(job, now, now, failure=execution.describe(error))
-        if target.is_async:
+            batch.end(Outcome(job, now, now, failure=execution.describe(error, job)))
+        else:
+            if not target.is_async:
+                return target
             batch.misplace(job)
-            return None
-        return execution.run_call(job, target, self._setup.max_result)
+        return None
+
+    def _as_its_task_says(self, job: Claimed, target: Target) -> Claimed:
+        told = job.over(target.options)
+        if told.on_lost == "fail" and job.on_lost is None:
+            self._connection.write(jobs.keep_from_rerun, job)  # its submitter did not know; it must be on disk first
+            self._connection.sync()
+        return told
+
+    def _run_function(self, job: Claimed, target: Target) -> Outcome:
+        current = CurrentJob(job, self._port)
+        enter_job(current)
+        try:
+            return execution.run_call(job, target, self._setup.max_result)
+        finally:
+            enter_job(None)
+            current.end()
+
+    def _report_progress(self, job_id: int, progress: Progress) -> None:
+        self._connection.write_fast(jobs.report_progress, job_id, progress)
+
+    def _is_cancelled(self, job_id: int) -> bool:
+        """A task that asks wants to end by itself: TERM, which is sent to it at once, must not end it first."""
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            with contextlib.suppress(ValueError):  # it asks from a thread of its own
+                signal.signal(signal.SIGTERM, lambda *_: None)
+        row = self._connection.probe("SELECT cancel IS NOT NULL FROM job WHERE id = :id", {"id": job_id})
+        return row is not None and bool(row[0])
 
     # ---- commands
 
@@ -203,13 +271,14 @@ class Worker:
         stored = None if job.environment is None else self._connection.read(jobs.environment, job.environment)
         variables = execution.command_environment(job, stored, self._connection.paths.database)
         started = time.time()
-        stdout, stderr = (
-            open_log(self._connection.paths.log(job.id, job.attempt, stream)) for stream in ("out", "err")
-        )
+        paths = [self._connection.paths.log(job.id, job.attempt, stream) for stream in STREAMS]
+        stdout, stderr = (open_log(path) for path in paths)
         self._mind_the_command()
         try:
             process = execution.start_command(command, variables, stdout, stderr)
-            self._lease.note(Note(job.id, job.claim, process.pid, time.monotonic(), job.timeout or 0.0))
+            self._lease.note(
+                Note(job.id, job.claim, process.pid, time.monotonic(), job.timeout or 0.0, self._grace(job))
+            )
             returncode = process.wait()
         except OSError as error:
             return execution.not_started(job, started, command, error)
@@ -217,6 +286,10 @@ class Worker:
             self._forget_the_command()
             os.close(stdout)
             os.close(stderr)
+        if returncode < 0:
+            leases.kill_group(process.pid)  # it was ended by force: so is what it has left behind
+        for path in paths:
+            trim(path, self._setup.max_log)
         return execution.command_outcome(job, started, returncode)
 
     def _mind_the_command(self) -> None:
@@ -255,7 +328,18 @@ class Worker:
         return tell
 
 
-def open_log(path: str) -> int:
-    """A descriptor for a command's output, in a file for this user alone."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def kill_grace(job: Claimed, otherwise: float) -> float:
+    """Seconds from asking this job to end to killing it."""
+    if job.policy is None:
+        return otherwise
+    said = Policy.read(job.policy).kill_grace
+    return otherwise if said is None else said
+
+
+def resident_bytes() -> int:
+    """The memory this process holds now; on macOS, the most it has held."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -13,9 +13,12 @@ import pytest
 
 from fastworker_lite.config import Config, database_path, load, parse_duration, with_overrides
 from fastworker_lite.errors import ConfigError
+from fastworker_lite.job import JobOptions
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "fastworker.toml.example"
+#: What stands in it before the tables.
+SETTINGS = EXAMPLE.read_text().partition("\n[")[0]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +48,9 @@ def test_the_example_file_holds_the_defaults():
 
 
 def test_the_example_file_shows_every_setting_once():
-    shown = re.findall(r"^(?:# )?(\w+) = ", EXAMPLE.read_text(), re.MULTILINE)
+    shown = re.findall(r"^(?:# )?(\w+) = ", SETTINGS, re.MULTILINE) + re.findall(
+        r"^\[(\w+)\]", EXAMPLE.read_text(), re.MULTILINE
+    )
 
     assert sorted(shown) == sorted({field.name for field in dataclasses.fields(Config)} - {"path"})
 
@@ -64,6 +69,12 @@ def test_the_lines_commented_out_in_the_example_are_settings_that_work():
     config = load()
 
     assert (config.db, config.queues, config.durability) == (".fastworker/fwl.db", ("default",), "full")
+    assert config.job == JobOptions.parse_for_tasks(
+        {
+            "timeout": 3600, "retries": 3, "retry_delay": 10, "retry_backoff": 2, "retry_max_delay": 3600,
+            "retry_on": [OSError], "give_up_on": [KeyError], "retry_on_timeout": True, "on_lost": "fail", "expires": 86400,
+        }
+    )  # fmt: skip
     assert database_path(None, config) == os.path.abspath(".fastworker/fwl.db")
 
 

@@ -13,10 +13,13 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastworker_lite.errors import (
     ConfigError,
@@ -36,7 +39,9 @@ from fastworker_lite.job import (
     Lane,
     NewJob,
     Outcome,
+    Policy,
     State,
+    retry_pause,
 )
 from fastworker_lite.store import jobs, queries
 from fastworker_lite.store.bridge import AsyncConnection, SharedCommit
@@ -860,7 +865,7 @@ def test_a_job_given_back_has_not_used_an_attempt(connection):
     "verb",
     [
         lambda sql, claimed: jobs.give_back(sql, [claimed]),
-        lambda sql, claimed: jobs.interrupt(sql, [claimed]),
+        lambda sql, claimed: jobs.interrupt(sql, [claimed], NOW),
         lambda sql, claimed: jobs.change_lane(sql, claimed, Lane.ASYNC),
         lambda sql, claimed: jobs.postpone(sql, claimed, NOW),
         lambda sql, claimed: jobs.park(sql, claimed, "reason"),
@@ -882,7 +887,7 @@ def test_an_interrupted_job_keeps_its_attempt(connection):
     submit(connection)
     (claimed,) = claim(connection)
 
-    connection.write(jobs.interrupt, [claimed])
+    connection.write(jobs.interrupt, [claimed], NOW)
 
     assert (job(connection, claimed.id).state, job(connection, claimed.id).attempt) == (State.QUEUED, 1)
 
@@ -1010,15 +1015,142 @@ def test_a_job_that_has_not_begun_is_cancelled(connection):
     assert claim(connection) == []
 
 
-def test_a_running_or_ended_job_is_not_cancelled_here(connection):
+def test_an_ended_job_is_not_cancelled(connection):
     submit(connection)
     (claimed,) = claim(connection)
-
-    assert connection.write(jobs.cancel, claimed.id, NOW) == "running"
     connection.write(jobs.settle, [succeeded(claimed)])
+
     assert connection.write(jobs.cancel, claimed.id, NOW) == "succeeded"
     assert connection.write(jobs.cancel, 999, NOW) is None
     assert job(connection, claimed.id).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    "come_back",
+    [
+        lambda sql, claimed: jobs.settle(sql, [succeeded(claimed)]),
+        lambda sql, claimed: jobs.settle(sql, [failed(claimed)]),
+        lambda sql, claimed: jobs.give_back(sql, [claimed]),
+        lambda sql, claimed: jobs.interrupt(sql, [claimed], NOW),
+        lambda sql, claimed: jobs.change_lane(sql, claimed, Lane.ASYNC),
+        lambda sql, claimed: jobs.postpone(sql, claimed, NOW),
+        lambda sql, claimed: jobs.park(sql, claimed, "no worker knows task t"),
+        lambda sql, claimed: jobs.recover(sql, Death(1, "worker died", claimed.id, True, False), NOW),
+    ],
+    ids=["succeeded", "failed", "given back", "interrupted", "other lane", "postponed", "parked", "worker died"],
+)
+def test_a_job_asked_to_stop_ends_as_cancelled_however_it_comes_back(connection, come_back):
+    submit(connection, retries=5)
+    (claimed,) = claim(connection)
+
+    assert connection.write(jobs.cancel, claimed.id, NOW) == "running"
+    assert [asked.id for asked in connection.read(jobs.asked_to_stop)] == [claimed.id]
+    connection.write(come_back, claimed)
+
+    found = connection.read(queries.result, claimed.id)
+    assert (found.job.state, found.job.reason, found.result) == (State.CANCELLED, "cancelled", None)
+    assert found.job.finished_at is not None
+    assert connection.read(jobs.asked_to_stop) == []
+
+
+# ---- expiring
+
+
+def test_a_job_that_has_not_started_in_time_expires(connection):
+    (late, later) = submit(connection, 1, expires=NOW + 5) + submit(connection, 1, expires=NOW + 50)
+    waiting = submit(connection, 1, expires=NOW + 5, delay=100.0)
+
+    assert connection.read(jobs.next_due) == NOW + 5
+    assert connection.write(jobs.expire, NOW + 10) == [late, *waiting]
+    assert job(connection, late).state is State.EXPIRED
+    assert connection.write(jobs.expire, NOW + 10) == []
+    assert [claimed.id for claimed in claim(connection)] == [later]
+
+
+def test_a_job_past_its_time_is_not_claimed_even_if_nobody_has_ended_it(connection):
+    submit(connection, 1, expires=NOW - 1)
+
+    assert claim(connection) == []
+
+
+# ---- attempts
+
+
+def test_every_attempt_is_kept_and_a_first_success_writes_none(connection):
+    submit(connection, 2, retries=3)
+    (first,) = claim(connection)
+    connection.write(jobs.settle, [failed(first, error_type="E", traceback="where")])
+    (again,) = claim(connection)
+    connection.write(jobs.recover, Death(1, "worker died, signal 9", again.id, True, False), NOW + 2)
+    (last,) = claim(connection)
+    connection.write(jobs.settle, [succeeded(last)])
+
+    tries = connection.read(queries.attempts, first.id)
+    assert [(one.number, one.outcome, one.reason) for one in tries] == [
+        (1, "failed", "E"),
+        (2, "lost", "lost: worker died, signal 9"),
+        (3, "succeeded", None),
+    ]
+    assert tries[0].traceback == "where" and {one.worker_pid for one in tries} == {os.getpid()}
+    (other,) = claim(connection)
+    connection.write(jobs.settle, [succeeded(other)])
+    assert connection.read(lambda sql: sql.execute("SELECT count(*) FROM attempt WHERE job = 2").fetchone()[0]) == 0
+    assert [one.outcome for one in connection.read(queries.attempts, other.id)] == ["succeeded"]
+
+
+def test_an_ended_job_is_tried_again_under_its_id(connection):
+    submit(connection)
+    (claimed,) = claim(connection)
+    connection.write(jobs.settle, [failed(claimed)])
+
+    assert connection.write(jobs.retry, claimed.id) == "failed"
+    (again,) = claim(connection)
+    assert (again.id, again.attempt, again.failures) == (claimed.id, 2, 0)
+    connection.write(jobs.settle, [succeeded(again)])
+    assert connection.write(jobs.retry, claimed.id) == "succeeded"
+    assert job(connection, claimed.id).state is State.SUCCEEDED
+    assert [one.outcome for one in connection.read(queries.attempts, claimed.id)] == ["failed", "succeeded"]
+
+
+def test_what_a_failure_asks_for_is_what_becomes_of_the_job(connection):
+    def after(failure, **options):
+        (job_id,) = submit(connection, **options)
+        (claimed,) = claim(connection)
+        connection.write(jobs.settle, [Outcome(job=claimed, started_at=NOW, finished_at=NOW + 1, failure=failure)])
+        found = job(connection, job_id)
+        if not found.has_ended:
+            connection.write(jobs.cancel, job_id, NOW)
+        return str(found.state), found.due_at
+
+    plain = Failure(reason="E", error="E")
+    assert after(plain) == ("failed", None)
+    assert after(plain, retries=1) == ("queued", None)
+    assert after(plain, retries=1, retry_delay=5.0) == ("scheduled", NOW + 6)
+    assert after(plain._replace(is_final=True), retries=1) == ("failed", None)
+    assert after(plain._replace(is_timeout=True), retries=1) == ("failed", None)
+    assert after(plain._replace(is_timeout=True), retries=1, retry_on_timeout=True) == ("queued", None)
+    assert after(plain._replace(retry_after=3.0)) == ("scheduled", NOW + 4)
+    assert after(plain._replace(retry_after=0.0), retries=1) == ("queued", None)
+    assert after(plain._replace(is_cancel=True), retries=1) == ("cancelled", None)
+
+
+@given(
+    failures=st.integers(1, 500),
+    delay=st.none() | st.floats(0, 1e6),
+    backoff=st.floats(1, 1000),
+    most=st.floats(0, 1e6),
+    chance=st.floats(0, 1),
+)
+def test_a_growing_delay_is_a_random_part_of_the_formula_under_its_cap(failures, delay, backoff, most, chance):
+    policy = Policy(retry_backoff=backoff, retry_max_delay=most)
+
+    pause = retry_pause(failures, delay, policy, chance)
+
+    base = 1.0 if delay is None else delay
+    exact = Fraction(base) * Fraction(backoff) ** min(failures - 1, 100)
+    assert pause == pytest.approx(chance * float(min(Fraction(most), exact)))
+    assert 0 <= pause <= most
+    assert retry_pause(failures, delay, Policy(), chance) == (delay or 0.0)
 
 
 # ---- reading

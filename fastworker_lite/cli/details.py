@@ -62,7 +62,7 @@ def _fields(record: Record, now: float) -> list[tuple[str, str]]:
         fields.append(("due", f"{render.local_time(job.due_at)} (in {render.duration(job.due_at - now)})"))
     if job.started_at is not None and job.attempt:
         taken = render.duration(seconds_taken(job, now))
-        fields.append(("ran", f"{taken}   attempt {job.attempt} of {max(job.attempt, job.retries + 1)}"))
+        fields.append(("ran", f"{taken}   attempt {job.attempt} of {max(job.attempt, job.tries)}"))
     if job.timeout is not None:
         fields.append(("timeout", render.duration(job.timeout)))
     if job.kind is Kind.CALL and job.state is State.SUCCEEDED:

@@ -17,10 +17,10 @@ from ..errors import JobNotFound
 from ..exchange import Exchange, Report, open_lease
 from ..job import Claimed, Job, Lane, Outcome, State
 from ..leases import Lease, Note, ProcessIdentity
+from ..output import open_log
 from ..sockets import Waker, wait_readable
 from ..store import jobs, queries, runners
 from ..store.connection import Connection
-from ..worker import open_log
 from .following import write_all
 from .session import Session
 
@@ -97,7 +97,7 @@ class _Attempt:
             _Tee(open_log(self._connection.paths.log(job.id, job.attempt, stream)), number if self._is_shown else None)
             for number, stream in ((1, "out"), (2, "err"))
         ]
-        self._lease.note_begun(job.id, job.claim, job.timeout)
+        self._lease.note_begun(job.id, job.claim, job.timeout, self._kill_grace)
         try:
             process = execution.start_command(command, variables, tees[0].inlet, tees[1].inlet)
         except OSError as error:
@@ -115,7 +115,7 @@ class _Attempt:
     def _wait(self, job: Claimed, process: subprocess.Popen[bytes]) -> int:
         self._group = process.pid
         self._is_timed_out = False
-        self._lease.note(Note(job.id, job.claim, process.pid, time.monotonic(), job.timeout or 0.0))
+        self._lease.note(Note(job.id, job.claim, process.pid, time.monotonic(), job.timeout or 0.0, self._kill_grace))
         for number in self._signals:  # that came before there was a process to have them
             leases.kill_group(self._group, number)
         timer = threading.Timer(job.timeout, self._on_timeout) if job.timeout is not None else None

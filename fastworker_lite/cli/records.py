@@ -101,7 +101,7 @@ def _logs(connection: Connection, job: Job) -> tuple[str, str] | None:
 def state_label(job: Job) -> str:
     """The state with what a person asks next: `failed(3)`, `failed(SIGSEGV)`, `retry 2/3`."""
     if job.state is State.SCHEDULED and job.failures:
-        return f"retry {job.failures + 1}/{job.retries + 1}"
+        return f"retry {job.failures + 1}/{job.tries}"
     if job.state is not State.FAILED:
         return str(job.state)
     if is_timed_out(job):
@@ -179,7 +179,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "error_type": job.error_type,
         "traceback": job.traceback,
         "attempt": job.attempt,
-        "max_attempts": job.retries + 1,
+        "max_attempts": job.tries,
         **_UNUSED,
         "created_at": render.rfc3339(job.created_at),
         "run_after": render.rfc3339(job.due_at),

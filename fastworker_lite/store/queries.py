@@ -10,11 +10,11 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ..job import TERMINAL, Job, Kind, State
+from ..job import TERMINAL, Attempt, Job, Kind, Progress, State
 
 _FIELDS = (
     "id, state, reason, kind, task, name, queue, priority, created_at, due_at, started_at, finished_at, attempt, failures, "
-    "retries, timeout, worker, exit_code, signal, error_type, error, traceback"
+    "retries, timeout, expires_at, worker, worker_pid, cancel, exit_code, signal, error_type, error, traceback"
 )
 _NAMES = tuple(name.strip() for name in _FIELDS.split(","))
 _TERMINAL = "('succeeded', 'failed', 'cancelled', 'expired')"
@@ -100,6 +100,37 @@ def payloads(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, bytes]:
         "SELECT id, payload FROM job WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),)
     )
     return {row[0]: bytes(row[1]) for row in rows}
+
+
+def attempts(sql: sqlite3.Connection, job_id: int) -> list[Attempt]:
+    """Every try of a job, the last or running one included."""
+    rows = sql.execute(_ATTEMPTS, (job_id,)).fetchall()
+    found = [Attempt(**dict(zip(_TRY_NAMES, row, strict=True))) for row in rows]
+    job = get(sql, job_id)
+    if job is not None and job.started_at is not None and (not found or found[-1].number < job.attempt):
+        found.append(_last_attempt(job))
+    return found
+
+
+_TRY = "number, outcome, started_at, finished_at, reason, error_type, error, traceback, exit_code, signal, worker_pid"
+_TRY_NAMES = tuple(_TRY.split(", "))
+_ATTEMPTS = f"SELECT {_TRY} FROM attempt WHERE job = ? ORDER BY number"
+
+
+def _last_attempt(job: Job) -> Attempt:
+    reason = job.reason or ""
+    outcome = "timed out" if reason.startswith("timed out") else str(job.state)
+    return Attempt(
+        outcome="lost" if reason.startswith(("lost:", "poison:")) else outcome,
+        number=job.attempt,
+        **{name: getattr(job, name) for name in _TRY_NAMES if name not in ("number", "outcome")},
+    )
+
+
+def progress(sql: sqlite3.Connection, job_id: int) -> Progress | None:
+    """How far a job said it was last, or None."""
+    row = sql.execute("SELECT done, total, note, at FROM progress WHERE job = ?", (job_id,)).fetchone()
+    return Progress(**dict(zip(("done", "total", "note", "at"), row, strict=True))) if row else None
 
 
 def newest_id(sql: sqlite3.Connection) -> int:

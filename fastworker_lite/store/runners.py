@@ -87,6 +87,13 @@ def workers(sql: sqlite3.Connection) -> list[WorkerRow]:
     return [WorkerRow._make(row) for row in rows]
 
 
+def worker(sql: sqlite3.Connection, worker_id: int) -> WorkerRow | None:
+    row = sql.execute(
+        "SELECT id, lease, runner, lane, process, started_at FROM worker WHERE id = ?", (worker_id,)
+    ).fetchone()
+    return WorkerRow._make(row) if row else None
+
+
 def worker_by_lease(sql: sqlite3.Connection, lease: str) -> WorkerRow | None:
     row = sql.execute(
         "SELECT id, lease, runner, lane, process, started_at FROM worker WHERE lease = ?", (lease,)

@@ -11,18 +11,22 @@ CREATE TABLE job (
     failures     INTEGER NOT NULL DEFAULT 0,          -- counts against retries
     deaths       INTEGER NOT NULL DEFAULT 0,          -- workers that died under it
     worker       INTEGER,                             -- who runs it
+    worker_pid   INTEGER,
+    cancel       TEXT,                                -- why somebody asked for its end while it ran
     created_at   REAL    NOT NULL,
     due_at       REAL,                                -- not before
+    expires_at   REAL,                                -- not to be started after
     started_at   REAL,
     finished_at  REAL,
     kind         TEXT    NOT NULL,                    -- call | command
     task         TEXT    NOT NULL,                    -- a name, module:function, or the command's first word
     name         TEXT,
     reason       TEXT,
-    timeout      REAL,
-    retries      INTEGER NOT NULL,
-    retry_delay  REAL    NOT NULL,
-    on_lost      TEXT    NOT NULL,
+    timeout      REAL,                                -- these five: NULL leaves it to the task, then to the default
+    retries      INTEGER,
+    retry_delay  REAL,
+    on_lost      TEXT,
+    policy       TEXT,                                -- JSON, see Policy in job.py
     park         INTEGER NOT NULL,                    -- an unknown name: 1 waits for a worker that knows it, 0 fails
     environment  INTEGER,                             -- a command's environment
     exit_code    INTEGER,
@@ -44,6 +48,35 @@ CREATE INDEX job_blocked   ON job (task)                           WHERE state =
 -- What recovery reads.
 CREATE INDEX job_running   ON job (worker)                         WHERE state = 'running';
 
+-- What the runner reads when it is told of a cancel, and what it reads to end what nobody has started in time.
+CREATE INDEX job_cancel    ON job (worker)                         WHERE state = 'running' AND cancel IS NOT NULL;
+CREATE INDEX job_expires   ON job (expires_at)                     WHERE expires_at IS NOT NULL AND state IN ('queued', 'scheduled', 'blocked');
+
+-- Earlier tries of a job. The last one stands in the job itself: a job that succeeds at once has no row here.
+CREATE TABLE attempt (
+    job         INTEGER NOT NULL,
+    number      INTEGER NOT NULL,
+    outcome     TEXT    NOT NULL,
+    started_at  REAL,
+    finished_at REAL,
+    reason      TEXT,
+    error_type  TEXT,
+    error       TEXT,
+    traceback   TEXT,
+    exit_code   INTEGER,
+    signal      INTEGER,
+    worker_pid  INTEGER,
+    PRIMARY KEY (job, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE progress (
+    job   INTEGER PRIMARY KEY,
+    done  REAL NOT NULL,
+    total REAL,
+    note  TEXT,
+    at    REAL NOT NULL
+) STRICT;
+
 CREATE TRIGGER job_ended_is_final
 BEFORE UPDATE OF state ON job
 WHEN old.state IN ('succeeded', 'failed', 'cancelled', 'expired')
@@ -59,6 +92,25 @@ BEFORE DELETE ON job
 WHEN old.id = (SELECT max(id) FROM job)
 BEGIN
     SELECT RAISE(IGNORE);
+END;
+
+CREATE TRIGGER job_deleted
+AFTER DELETE ON job
+BEGIN
+    DELETE FROM attempt  WHERE job = old.id;
+    DELETE FROM progress WHERE job = old.id;
+    DELETE FROM waiter   WHERE job = old.id;
+END;
+
+-- Whatever way a job comes back from a worker: one that somebody wanted cancelled does not wait for another turn.
+CREATE TRIGGER job_asked_to_stop
+AFTER UPDATE OF state ON job
+WHEN new.cancel IS NOT NULL
+ AND new.state IN ('queued', 'scheduled', 'blocked')
+BEGIN
+    UPDATE job
+       SET state = 'cancelled', reason = new.cancel, finished_at = (julianday('now') - 2440587.5) * 86400.0
+     WHERE id = new.id;
 END;
 
 CREATE TABLE queue (

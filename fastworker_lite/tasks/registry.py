@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from ..errors import ConfigError
-from ..job import TaskOptions
+from ..job import JobOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +23,7 @@ class Task:
 
     name: str
     function: Callable[..., Any]
-    options: TaskOptions
+    options: JobOptions
     before: Callable[..., Any] | None = None
     #: Called in the worker with the task's arguments, before the task.
     after: Callable[..., Any] | None = None
@@ -52,7 +52,7 @@ class TaskRegistry:
         task = Task(
             name=name or function.__name__,
             function=function,
-            options=TaskOptions.parse(declared),
+            options=JobOptions.parse_for_tasks(declared),
             before=before,
             after=after,
         )
