@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from .errors import SerializationError as SerializationError
     from .errors import StorageError as StorageError
     from .errors import StorageFull as StorageFull
+    from .listener import CallbackListener as CallbackListener
+    from .listener import SyncCallbackListener as SyncCallbackListener
     from .sync import SyncClient as SyncClient
     from .tasks.models import CallbackInfo as CallbackInfo
     from .tasks.models import TaskPriority as TaskPriority
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "Client": "client",
     "JobHandle": "client",
+    "CallbackListener": "listener",
+    "SyncCallbackListener": "listener",
     "SyncClient": "sync",
     "current_job": "current",
     "CallbackInfo": "tasks.models",

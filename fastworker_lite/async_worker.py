@@ -136,8 +136,9 @@ class AsyncWorker:
         if job.timeout is not None:
             grace = kill_grace(job, self._setup.kill_grace)
             self._began[job.id] = Note(job.id, job.claim, 0, time.monotonic(), job.timeout, grace)
-            self._waker.poke(self._setup.control)
         self._lease.note(self._soonest() or Note(job.id, job.claim, 0, time.monotonic()))
+        if job.timeout is not None:
+            self._waker.poke(self._setup.control)
 
     def _soonest(self) -> Note | None:
         return min(self._began.values(), key=lambda note: note.began + note.timeout, default=None)

@@ -21,21 +21,36 @@ PROGRESS_PAUSE = 0.2
 CANCELLED_PAUSE = 0.05
 
 
+#: A task may hand its job to threads of its own.
+_lock = threading.Lock()
+
+
 class CurrentJob:
     """The job that this code runs in."""
 
-    __slots__ = ("_asked", "_is_cancelled", "_last", "_lock", "_pending", "_port", "attempt", "id", "queue")
+    __slots__ = ("_asked", "_is_cancelled", "_job", "_last", "_pending", "_port")
 
     def __init__(self, job: Claimed, port: Port) -> None:
-        self.id = str(job.id)
-        self.attempt = job.attempt
-        self.queue = job.queue
+        self._job = job
         self._port: Port | None = port
-        self._lock = threading.Lock()  # a task may hand this object to threads of its own
         self._pending: tuple[float, float | None, str | None] | None = None
-        self._last = 0.0
-        self._asked = 0.0
+        self._last = self._asked = 0.0
         self._is_cancelled = False
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return str(self._job.id)
+
+    @property
+    def attempt(self) -> int:
+        """Which try this is, counting from 1."""
+        return self._job.attempt
+
+    @property
+    def queue(self) -> str:
+        """The queue the job came from."""
+        return self._job.queue
 
     @property
     def log(self) -> logging.Logger:
@@ -51,7 +66,7 @@ class CurrentJob:
             self._report()
 
     def _report(self) -> None:
-        with self._lock:
+        with _lock:
             said, self._pending = self._pending, None
             if said is not None and self._port is not None:
                 done, total, note = said
@@ -59,14 +74,13 @@ class CurrentJob:
                 so_far = Progress(
                     done=float(done), total=None if total is None else float(total), note=text, at=time.time()
                 )
-                self._port.report(int(self.id), so_far)
+                self._port.report(self._job.id, so_far)
 
     def end(self) -> None:
         """The job has ended: write down what it said last, and listen no more. For the worker."""
         if self._pending is not None:
             self._report()
-        with self._lock:
-            self._port = None
+        self._port = None
 
     @property
     def cancelled(self) -> bool:
@@ -74,8 +88,8 @@ class CurrentJob:
         now = time.monotonic()
         if not self._is_cancelled and now - self._asked >= CANCELLED_PAUSE:
             self._asked = now
-            with self._lock:
-                self._is_cancelled = self._port is not None and self._port.is_cancelled(int(self.id))
+            with _lock:
+                self._is_cancelled = self._port is not None and self._port.is_cancelled(self._job.id)
         return self._is_cancelled
 
 

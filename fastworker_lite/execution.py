@@ -181,10 +181,15 @@ def _traceback(error: BaseException) -> str | None:
 
 
 def clean(text: str, limit: int) -> str:
-    """*text* as SQLite can store it, cut to *limit* characters in the middle."""
-    if len(text) > limit:
-        text = f"{text[: limit // 2]}\n… {len(text) - limit} characters left out …\n{text[-(limit // 2) :]}"
-    return text.encode("utf-8", "backslashreplace").decode()
+    """*text* as SQLite can store it, cut to about *limit* characters in the middle."""
+    whole = _cut(text, limit).encode("utf-8", "backslashreplace").decode()
+    return _cut(whole, limit)  # what cannot be encoded has become longer
+
+
+def _cut(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}\n… {len(text) - limit} characters left out …\n{text[-(limit // 2) :]}"
 
 
 # ---- commands

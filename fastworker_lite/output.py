@@ -112,21 +112,25 @@ class Capture:
                 self._keep_stream(index, job_id, attempt, size)
 
     def _flushed_size(self, index: int) -> int:
-        text = self._texts[index]
         try:
-            text.flush()
+            self._texts[index].flush()
             found = os.fstat(index + 1)
-            if found.st_ino == self._inodes[index]:
-                if (sys.stdout, sys.stderr)[index] is not text:
-                    sys.stdout, sys.stderr = self._texts
-                return found.st_size
         except (OSError, ValueError):  # the task closed it
-            pass
-        self._put_back(index)
-        return os.fstat(index + 1).st_size
+            found = None
+        if found is None or found.st_ino != self._inodes[index]:
+            self._put_back(index)
+            found = os.fstat(index + 1)
+        if (sys.stdout, sys.stderr)[index] is not self._texts[index]:
+            sys.stdout, sys.stderr = self._texts
+        return found.st_size
 
     def _put_back(self, index: int) -> None:
-        """The task closed or replaced the descriptor: have it lead to our file again."""
+        """The task closed or replaced the descriptor: have it lead to our file again. It may have closed stdin, too."""
+        try:
+            os.fstat(0)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # takes the lowest number that is free, which is 0
+            os.set_inheritable(0, True)
         path = live_path(self._paths, self._lease, STREAMS[index])
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -139,7 +143,6 @@ class Capture:
         except FileNotFoundError:
             self._renew(index)
         self._texts = (_text(1), self._texts[1]) if index == 0 else (self._texts[0], _text(2))
-        sys.stdout, sys.stderr = self._texts
 
     def _keep_stream(self, index: int, job_id: int, attempt: int, size: int) -> None:
         target = self._paths.log(job_id, attempt, STREAMS[index])

@@ -430,7 +430,7 @@ def _death(
         worker=row.id,
         reason=reason,
         last_begun=note.job,
-        is_blamed=is_blamed and note.is_running,
+        is_blamed=is_blamed,
         is_many_at_once=row.lane == Lane.ASYNC,
         ended=ended,
     )

@@ -384,7 +384,9 @@ def test_what_was_submitted_before_the_end_is_stored_and_answered(database):
         await asyncio.sleep(0)
         await client.aclose()
         ids = await asyncio.gather(*waiting)
-        return ids, [client.get_status(task_id) for task_id in ids]
+        states = [client.get_status(task_id) for task_id in ids]
+        client.stop()
+        return ids, states
 
     ids, states = run(main())
     assert len(set(ids)) == 50 and states == ["queued"] * 50

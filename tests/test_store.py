@@ -1153,6 +1153,25 @@ def test_a_growing_delay_is_a_random_part_of_the_formula_under_its_cap(failures,
     assert retry_pause(failures, delay, Policy(), chance) == (delay or 0.0)
 
 
+def test_connections_open_while_other_threads_open_and_close_descriptors(database):
+    is_over = threading.Event()
+
+    def churn():
+        while not is_over.is_set():
+            os.close(os.open(os.devnull, os.O_RDONLY))
+
+    threads = [threading.Thread(target=churn) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100):
+            Connection(database).close()
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
 # ---- reading
 
 

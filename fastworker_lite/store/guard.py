@@ -9,6 +9,7 @@ Runs in: every process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import Counter
@@ -113,17 +114,16 @@ def is_open_here(database: Identity) -> bool:
 
 def open_descriptors() -> set[int]:
     """Every descriptor of this process."""
-    return {descriptor for descriptor in map(int, os.listdir(_DESCRIPTORS)) if _is_open(descriptor)}
-
-
-def _is_open(descriptor: int) -> bool:
-    """False for the descriptor that listed the folder, whose number SQLite takes next."""
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
+    return set(_identities())
 
 
 def _matching(wanted: Identity) -> set[int]:
-    return {descriptor for descriptor in open_descriptors() if identity(os.fstat(descriptor)) == wanted}
+    return {descriptor for descriptor, found in _identities().items() if found == wanted}
+
+
+def _identities() -> dict[int, Identity]:
+    found = {}
+    for descriptor in map(int, os.listdir(_DESCRIPTORS)):
+        with contextlib.suppress(OSError):  # closed since: by another thread, or it listed the folder
+            found[descriptor] = identity(os.fstat(descriptor))
+    return found

@@ -23,7 +23,7 @@ DELETE FROM waiter
    AND EXISTS (SELECT 1
                  FROM job
                 WHERE id = waiter.job
-                  AND state IN ('succeeded', 'failed', 'cancelled', 'expired'))   -- not for one that is tried again
+                  AND finished_at IS NOT NULL)   -- not for one that is tried again
 RETURNING address
 """
 
