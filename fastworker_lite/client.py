@@ -26,11 +26,13 @@ from .producer import Submission
 from .results import ResultWaiter
 from .runner import Runner, serving_runner
 from .sockets import Waker
+from .store import listeners as listener_store
 from .store import queries
 from .store.bridge import AsyncConnection, SharedCommit
 from .store.connection import Connection
+from .store.listeners import ENDS, Listener
 from .store.queries import Ended
-from .tasks.models import TaskPriority, TaskResult, TaskStatus
+from .tasks.models import CallbackInfo, TaskPriority, TaskResult, TaskStatus
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -170,13 +172,14 @@ class Client:
         eta: datetime | None = None,
         countdown: float | None = None,
         timeout: float | None = None,
+        callback: CallbackInfo | str | None = None,
     ) -> TaskResult:
         """Run a task and return how it ended; never raises for the task's own failure.
 
         After *timeout* seconds (the client's by default) the result is a failure that says `timed out`; the task goes on.
         Raises `ConfigError` or `SerializationError` before anything is stored when the call itself is wrong.
         """
-        job = self._compat_job(task_name, args, kwargs, priority, eta, countdown)
+        job = self._compat_job(task_name, args, kwargs, priority, eta, countdown, _callback(callback))
         connection = await self._open()
         waiter = self._waiter(connection)
         pokes = waiter.pokes
@@ -206,6 +209,29 @@ class Client:
     ) -> str:
         """Store a call of a task and return its id. It is on disk when this returns."""
         job = self._compat_job(task_name, args, kwargs, priority, eta, countdown)
+        await self._open()
+        (job_id,) = await self._commits.submit(Submission([job]))
+        return str(job_id)
+
+    async def delay_with_callback(
+        self,
+        task_name: str | Callable[..., Any],
+        callback_address: str,
+        /,
+        *args: Any,
+        callback_data: Any = None,
+        priority: Priority = TaskPriority.NORMAL,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """As `delay`; whoever listens at *callback_address* is told how the task ended, with *callback_data* (JSON).
+
+        The address is `unix:///path.sock` or another spelling of a Unix socket; see `CallbackListener`. He is told at
+        least once, however the task ended, even if nobody listens there yet.
+        """
+        callback = {"callback": callback_address, "callback_data": callback_data}
+        job = self._compat_job(task_name, args, kwargs, priority, eta, countdown, callback)
         await self._open()
         (job_id,) = await self._commits.submit(Submission([job]))
         return str(job_id)
@@ -288,6 +314,7 @@ class Client:
         priority: Priority,
         eta: datetime | None,
         countdown: float | None,
+        callback: dict[str, Any] | None = None,
     ) -> NewJob:
         if not isinstance(args, (tuple, list)):
             raise ConfigError(f"args must be a tuple or a list of the task's arguments, got {args!r:.80}")
@@ -295,11 +322,38 @@ class Client:
             raise ConfigError(f"kwargs must be a mapping of the task's keyword arguments, got {kwargs!r:.80}")
         if any(not isinstance(name, str) for name in kwargs or ()):
             raise ConfigError("kwargs must have strings for keys")
-        options = JobOptions.parse({"priority": parse_priority_name(priority), "eta": eta, "delay": countdown})
+        given = {"priority": parse_priority_name(priority), "eta": eta, "delay": countdown}
+        options = JobOptions.parse(given | (callback or {}))
         return producer.build_call(
             task_name, args, dict(kwargs or {}), options,
             defaults=self.config.job, max_payload=self.config.max_payload, is_parked_if_unknown=False,
         )  # fmt: skip
+
+    # ---- listeners
+
+    async def register_listener(
+        self,
+        address: str,
+        task: str = "*",
+        queue: str | None = None,
+        on: Sequence[str] = ENDS,
+        name: str | None = None,
+    ) -> str:
+        """Have whoever listens at *address* told of every ended job whose task matches the pattern *task*.
+
+        *on* says of which ends: "success", "failure", "cancelled". The registration stays until `unregister_listener`;
+        one of the same *name* (the address by default) is changed. Returns the name.
+        """
+        listener = producer.new_listener(address, task, queue, on, name)
+        return await (await self._open()).run(producer.register_listener, listener)
+
+    async def listeners(self) -> list[Listener]:
+        """Who is registered."""
+        return await (await self._open()).read(listener_store.everybody)
+
+    async def unregister_listener(self, name: str) -> bool:
+        """Forget a listener, and what still waits for it. False when there is none of this name."""
+        return await (await self._open()).write(listener_store.unregister, name)
 
     # ---- the native calls
 
@@ -469,6 +523,12 @@ class JobHandle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.number}>"
+
+
+def _callback(given: CallbackInfo | str | None) -> dict[str, Any]:
+    if isinstance(given, CallbackInfo):
+        return {"callback": given.address, "callback_data": given.data}
+    return {"callback": given}
 
 
 def _submitter(kind: type[Client], database: str) -> Client:

@@ -29,6 +29,16 @@ _MOST_SECONDS = 1e10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Callbacks:
+    """How long events wait for a listener that does not answer."""
+
+    max_age: float = 604_800.0
+    #: Seconds after which one is tried no more.
+    max_events: int = 100_000
+    #: For one address; the oldest of more are tried no more.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Every setting, with its default."""
 
@@ -58,6 +68,8 @@ class Config:
     #: Jobs after which a worker process is replaced; 0 for never.
     max_memory_per_worker: int = 0
     #: Bytes above which a worker process is replaced once its job has ended; 0 for no limit.
+    callbacks: Callbacks = Callbacks()
+    #: How long what is to be told waits for who is to be told.
     job: JobOptions = NO_OPTIONS
     #: The options of jobs where neither they nor their tasks say anything.
     timeout: float = 30.0
@@ -237,6 +249,21 @@ def _job(value: object) -> JobOptions:
         raise ConfigError(f"holds what cannot be: {error}") from None
 
 
+def _callbacks(value: object) -> Callbacks:
+    if isinstance(value, Callbacks):
+        return value
+    if not isinstance(value, dict):
+        raise ConfigError(f"must be a table with max_age and max_events, got {_shown(value)}")
+    rules: dict[str, Callable[[object], Any]] = {"max_age": _seconds, "max_events": _whole(1, 10**9)}
+    for key in value:
+        if key not in rules:
+            raise ConfigError(f"holds {_shown(key)}, which is no setting; it may have max_age and max_events")
+    try:
+        return Callbacks(**{key: rules[key](one) for key, one in value.items()})
+    except ConfigError as error:
+        raise ConfigError(f"holds a value that cannot be: {error}") from None
+
+
 _SPANS = {"timeout", "kill_grace", "retry_delay", "retry_max_delay", "expires"}
 
 
@@ -259,6 +286,7 @@ _RULES: dict[str, Callable[[object], Any]] = {
     "max_log": _whole(4096, 2**40),
     "max_jobs_per_worker": _whole(0, 2**40, " (0 is never)"),
     "max_memory_per_worker": _whole(0, 2**50, " (0 is no limit)"),
+    "callbacks": _callbacks,
     "job": _job,
     "timeout": _seconds,
 }

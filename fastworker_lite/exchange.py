@@ -18,6 +18,7 @@ from .sockets import Waker
 from .store import jobs, runners, waiters
 from .store.connection import Connection
 from .store.jobs import Wanted
+from .store.runners import Addresses
 
 #: Seconds for which a runner that is starting may still come to know a task.
 STARTING = 2.0
@@ -44,7 +45,10 @@ class Report:
 @dataclass(slots=True)
 class _Pokes:
     waiters: set[str] = field(default_factory=set)
-    runners: list[runners.Addresses] = field(default_factory=list)
+    runners: list[Addresses] = field(default_factory=list)
+    #: To be told that there is work, or that something changed.
+    tellers: list[Addresses] = field(default_factory=list)
+    #: To be told that there is something to tell.
 
 
 Pick = Callable[[list[Claimed]], list[Claimed]]
@@ -110,6 +114,8 @@ class Exchange:
         jobs.interrupt(sql, report.interrupted, now)
         for job in report.misplaced:
             jobs.change_lane(sql, job, Lane(1 - self._lane))
+        if any(outcome.job.is_told for outcome in outcomes):
+            pokes.tellers = runners.addresses(sql)
         if report.returned or report.interrupted or report.misplaced:  # some may have been cancelled meanwhile
             back = (job.id for job in (*report.returned, *report.interrupted, *report.misplaced))
             pokes.waiters |= waiters.take(sql, back)
@@ -138,6 +144,8 @@ class Exchange:
         self._waker.poke_all(pokes.waiters)
         for where in pokes.runners:
             self._waker.poke_all(where)
+        for where in pokes.tellers:
+            self._waker.poke(where.outbox)
 
 
 def _may_be_scheduled(outcome: Outcome) -> bool:

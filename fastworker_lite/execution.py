@@ -130,7 +130,8 @@ def _succeeded(job: Claimed, value: object, started: float, max_result: int) -> 
     if len(result) > max_result:
         text = f"it takes {len(result)} bytes, more than max_result = {max_result}; return a path or a key to the data"
         return Outcome(job, started, time.time(), failure=_unstorable(text))
-    return Outcome(job, started, time.time(), result=result)
+    told = serialization.tell(value) if job.is_told else None
+    return Outcome(job, started, time.time(), result=result, told=told)
 
 
 def _unstorable(text: str) -> Failure:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import shlex
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -182,6 +183,26 @@ def _moment_or_seconds(name: str, value: object) -> float | timedelta:
     return timedelta(seconds=parse_seconds(name, value))
 
 
+def _address(name: str, value: object) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(f"{name} must be the address of a listener, such as unix:///run/app.sock, got {value!r:.80}")
+    return os.fspath(value)
+
+
+#: Bytes of JSON that may be sent along with a callback.
+MAX_CALLBACK_DATA = 65_536
+
+
+def _json_text(name: str, value: object) -> str:
+    try:
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} must be JSON (dict, list, text, numbers), got {value!r:.80}: {error}") from None
+    if len(text) > MAX_CALLBACK_DATA:
+        raise ConfigError(f"{name} takes {len(text)} bytes, more than {MAX_CALLBACK_DATA}; send a key to the data instead")
+    return text
+
+
 _PARSERS: dict[str, Any] = {
     "queue": lambda _, value: parse_queue(value),
     "priority": lambda _, value: parse_priority(value),
@@ -196,6 +217,8 @@ _PARSERS: dict[str, Any] = {
     "retry_on_timeout": _yes_or_no,
     "on_lost": _on_lost,
     "expires": _moment_or_seconds,
+    "callback": _address,
+    "callback_data": _json_text,
     "delay": parse_seconds,
     "eta": parse_moment,
     "name": _text,
@@ -234,6 +257,10 @@ class JobOptions:
     #: "retry" (the default) or "fail": what becomes of a job whose worker died. "fail" starts it at most once, ever.
     expires: float | timedelta | None = None
     #: The Unix time, or the span from now, by which the job must have started; else it ends as expired.
+    callback: str | None = None
+    #: The listener that is told how the job ended: `unix:///path.sock`, or another address of a Unix socket.
+    callback_data: str | None = None
+    #: JSON that is sent along.
     delay: float | None = None
     #: Seconds from now before the job may start.
     eta: float | None = None
@@ -386,6 +413,8 @@ class Claimed(NamedTuple):
     park: int
     queue: str
     environment: int | None
+    is_told: int
+    #: Whether somebody listens for its end, and its result is wanted as JSON.
 
     def over(self, options: JobOptions) -> Claimed:
         """This job with a task's options where its submitter, who may not have known the task, said nothing."""
@@ -424,6 +453,8 @@ class Outcome(NamedTuple):
     started_at: float
     finished_at: float
     result: bytes | None = None
+    told: str | None = None
+    #: The result for listeners, where there may be any.
     failure: Failure | None = None
     exit_code: int | None = None
     signal: int | None = None

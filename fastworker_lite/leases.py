@@ -198,6 +198,26 @@ class ProcessIdentity(NamedTuple):
     def is_alive(self) -> bool:
         return ProcessIdentity.of(self.pid) == self
 
+    def signal(self, number: int) -> bool:
+        """Send the process a signal, if it still is that one. False when it is gone."""
+        try:
+            descriptor = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
+        except ProcessLookupError:
+            return False
+        try:
+            if not self.is_alive():  # looked at once it is held: before, the number may still change hands
+                return False
+            if descriptor < 0:
+                os.kill(self.pid, number)
+            else:
+                signal.pidfd_send_signal(descriptor, number)
+            return True
+        except ProcessLookupError:
+            return False
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
     def kill(self, patience: float = 5.0) -> bool:
         """End the process, if it still is that one, and wait until it is gone. False when it would not go."""
         if not self.is_alive():

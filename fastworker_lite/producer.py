@@ -16,12 +16,25 @@ from typing import Any, NamedTuple
 
 from . import serialization
 from .errors import ConfigError, JobCancelled, JobFailed, JobNotFound, PayloadTooLarge, SerializationError
-from .job import NO_OPTIONS, Command, Job, JobOptions, Kind, Lane, NewJob, State, task_status, utc
+from .job import (
+    NO_OPTIONS,
+    Command,
+    Job,
+    JobOptions,
+    Kind,
+    Lane,
+    NewJob,
+    State,
+    parse_queue,
+    task_status,
+    utc,
+)
 from .serialization import Target
 from .sockets import Waker
+from .store import cancelling, listeners, queries, runners, waiters
 from .store import jobs as job_store
-from .store import queries, runners, waiters
 from .store.connection import Connection
+from .store.listeners import ENDS
 from .store.queries import Ended
 from .tasks.models import TaskResult, TaskStatus
 from .tasks.registry import Task, task_registry
@@ -67,7 +80,7 @@ def build_call(
             target=target,
             checksum=serialization.checksum(name, target, payload),
             lane=Lane.ASYNC if is_async else Lane.SYNC,
-            options=options.over(defaults),
+            options=_with_path(options.over(defaults)),
             is_parked_if_unknown=is_parked_if_unknown,
         ),
         max_payload,
@@ -121,7 +134,7 @@ def build_json_call(name: str, args: list[Any], kwargs: dict[str, Any], options:
         task=name,
         payload=payload,
         checksum=serialization.checksum(name, None, payload),
-        options=options,
+        options=_with_path(options),
     )
     return _sized(job, MAX_PAYLOAD)
 
@@ -136,10 +149,19 @@ def build_command(command: Command, environment: dict[str, str] | None, options:
         task=task,
         payload=payload,
         checksum=serialization.checksum(task, None, payload),
-        options=options,
+        options=_with_path(options),
         environment=None if environment is None else serialization.encode_environment(environment),
     )
     return _sized(job, MAX_PAYLOAD)
+
+
+def _with_path(options: JobOptions) -> JobOptions:
+    """A callback's address is resolved where the job is submitted: what it means may depend on the environment."""
+    if options.callback is None:
+        return options
+    from .streams import callback_path
+
+    return replace(options, callback=callback_path(options.callback))
 
 
 def _sized(job: NewJob, limit: int) -> NewJob:
@@ -200,24 +222,55 @@ def _wake(waker: Waker, addresses: Iterable[runners.Addresses], submitted: Seque
             waker.poke(where.control)
 
 
-def cancel(connection: Connection, waker: Waker, job_id: int) -> str:
+class _Cancelled(NamedTuple):
+    found: str | None
+    waiting: set[str]
+    runners: list[runners.Addresses]
+    process: str | None
+    #: Who runs it without a runner, see `cancelling.lone_process`.
+
+
+def cancel(
+    connection: Connection,
+    waker: Waker,
+    job_id: int,
+    *,
+    grace: float | None = None,
+    first_signal: int | None = None,
+) -> str:
     """Cancel a job that has not begun, or ask for the end of one that runs. Returns the state it was found in.
 
+    A running job gets *first_signal* (TERM), and KILL *grace* seconds later; None leaves that to its `kill_grace`.
     Raises `JobNotFound`.
     """
 
-    def transact(sql: sqlite3.Connection) -> tuple[str | None, set[str], list[runners.Addresses]]:
+    def transact(sql: sqlite3.Connection) -> _Cancelled:
+        cancelling.set_manner(sql, job_id, grace, first_signal)
         found = job_store.cancel(sql, job_id, time.time())
-        return found, waiters.take(sql, [job_id]), runners.addresses(sql) if found == "running" else []
+        waiting = waiters.take(sql, [job_id])
+        if found != State.RUNNING:
+            return _Cancelled(found, waiting, [], None)
+        return _Cancelled(found, waiting, runners.addresses(sql), cancelling.lone_process(sql, job_id))
 
-    found, addresses, everybody = connection.write(transact)
-    waker.poke_all(addresses)
-    for where in everybody:
+    cancelled = connection.write(transact)
+    waker.poke_all(cancelled.waiting)
+    for where in cancelled.runners:
         waker.poke(where.wake_async)
         waker.poke(where.control)
-    if found is None:
+    if cancelled.process is not None:
+        _tell_to_end(cancelled.process)
+    if cancelled.found is None:
         raise JobNotFound(job_id)
-    return found
+    return cancelled.found
+
+
+def _tell_to_end(process: str) -> None:
+    """A process that runs its job itself looks into the file when it is told to end, and does as the cancel says."""
+    import signal
+
+    from .leases import ProcessIdentity  # and with it subprocess, which no other submitter needs
+
+    ProcessIdentity.parse(process).signal(signal.SIGTERM)
 
 
 def retry(connection: Connection, waker: Waker, job_id: int) -> str:
@@ -241,6 +294,40 @@ def retry(connection: Connection, waker: Waker, job_id: int) -> str:
 #: The states that a job leaves when it is cancelled, at once; and those in which it can be tried again.
 UNBEGUN = frozenset({"queued", "scheduled", "blocked"})
 RETRIED = frozenset({"failed", "cancelled", "expired"})
+
+
+# ---- listeners
+
+
+class NewListener(NamedTuple):
+    """A registration, checked."""
+
+    name: str
+    address: str
+    task: str
+    queue: str | None
+    ends: tuple[str, ...]
+    lease: str | None = None
+
+
+def new_listener(address: str, task: str, queue: str | None, on: Sequence[str], name: str | None) -> NewListener:
+    """Raises `ConfigError` for what cannot be."""
+    from .streams import callback_path
+
+    path = callback_path(address)
+    ends = (on,) if isinstance(on, str) else tuple(on)
+    if not ends or not set(ends) <= set(ENDS):
+        raise ConfigError(f"on must be some of {', '.join(ENDS)}, got {on!r:.80}")
+    for what, text in (("task", task), ("name", name or path)):
+        if not isinstance(text, str) or not text or "\0" in text or len(text) > 500:
+            raise ConfigError(f"{what} must be a text of 1 to 500 characters, got {text!r:.80}")
+    return NewListener(name or path, path, task, None if queue is None else parse_queue(queue), ends)
+
+
+def register_listener(connection: Connection, listener: NewListener) -> str:
+    """Store a registration, and return its name."""
+    connection.write(listeners.register, *listener, time.time())
+    return listener.name
 
 
 # ---- results

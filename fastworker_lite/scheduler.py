@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import __version__, leases, producer
+from .callbacks import Limits, Postman
 from .config import Config
 from .errors import FastWorkerError
 from .job import Failure, Lane
@@ -25,7 +26,7 @@ from .paths import SidePaths
 from .pool import Pool
 from .processes import WorkerProcess, WorkerSetup
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
-from .store import jobs, queries, runners, waiters
+from .store import jobs, outbox, queries, runners, waiters
 from .store.bridge import AsyncConnection
 from .store.connection import Connection
 from .store.jobs import Asked, Death
@@ -54,13 +55,14 @@ class _Sockets:
     wake: WakeSocket
     wake_async: WakeSocket
     control: WakeSocket
+    outbox: WakeSocket
 
     @property
     def addresses(self) -> Addresses:
-        return Addresses(self.wake.address, self.wake_async.address, self.control.address)
+        return Addresses(self.wake.address, self.wake_async.address, self.control.address, self.outbox.address)
 
     def close(self) -> None:
-        for one in (self.wake, self.wake_async, self.control):
+        for one in (self.wake, self.wake_async, self.control, self.outbox):
             one.close()
 
 
@@ -75,6 +77,7 @@ class _Survey(NamedTuple):
     has_foreign: bool
     #: Whether any of them is another runner's.
     asked: list[Asked]
+    has_outbox: bool
 
 
 class Scheduler:
@@ -95,6 +98,7 @@ class Scheduler:
         self._connection = AsyncConnection(database, durability=config.durability)
         self._waker = Waker()
         self._pool = Pool(self._paths, config.worker_count, self._make_setup, self._on_death)
+        self._postman = Postman(self._connection, Limits(config.callbacks.max_age, config.callbacks.max_events, clock))
         self._burials: set[asyncio.Task[None]] = set()
         self._early_deaths: deque[float] = deque(maxlen=EARLY_DEATHS)
         self._is_stopping = False
@@ -133,6 +137,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._log_watch.fileno(), self._on_write)
         loop.add_reader(self._sockets.control.fileno(), self._on_poke)
+        loop.add_reader(self._sockets.outbox.fileno(), self._on_something_to_tell)
         loop.add_reader(self._sockets.wake_async.fileno(), self._on_async_work)
         self._targets = producer.registered_targets()
         self._pool.refill()
@@ -147,7 +152,7 @@ class Scheduler:
         directory = socket_directory(self._paths)
         remove_stale_sockets(directory)
         name = self._lease.name
-        return _Sockets(*(WakeSocket(os.path.join(directory, f"{name}.{kind}")) for kind in ("w", "a", "c")))
+        return _Sockets(*(WakeSocket(os.path.join(directory, f"{name}.{kind}")) for kind in ("w", "a", "c", "o")))
 
     async def _serve(self) -> None:
         while not (self._is_stopping and not self._pool.workers):
@@ -190,8 +195,14 @@ class Scheduler:
 
     async def _close(self) -> None:
         self._pool.kill()
+        await self._postman.close()
         loop = asyncio.get_running_loop()
-        for descriptor in (self._log_watch, self._sockets.control, self._sockets.wake_async):
+        for descriptor in (
+            self._log_watch,
+            self._sockets.control,
+            self._sockets.outbox,
+            self._sockets.wake_async,
+        ):
             loop.remove_reader(descriptor.fileno())
         self._log_watch.close()
         try:
@@ -210,6 +221,10 @@ class Scheduler:
         self._sockets.control.clear()
         self._look_at = 0.0
         self._happened.set()
+
+    def _on_something_to_tell(self) -> None:
+        self._sockets.outbox.clear()
+        self._postman.look_soon()
 
     def _on_write(self) -> None:
         self._log_watch.clear()
@@ -235,9 +250,13 @@ class Scheduler:
         self._look_at = NEVER
         found = await self._connection.read(self._survey)
         due, waiting = found.due, found.waiting
-        if self._leader.try_take() and due is not None and due <= self._clock():
-            await self._make_due()
-            due = await self._connection.read(jobs.next_due)
+        if self._leader.try_take():
+            await self._postman.open()
+            if found.has_outbox:
+                self._postman.look_soon()
+            if due is not None and due <= self._clock():
+                await self._make_due()
+                due = await self._connection.read(jobs.next_due)
         if found.has_foreign:
             await self._recover_foreign()
             sleeps.append(LOOK_AGAIN)
@@ -265,6 +284,7 @@ class Scheduler:
             lease_of=lease_of,
             has_foreign=not self._pool.leases().issuperset(lease_of.values()),
             asked=jobs.asked_to_stop(sql),
+            has_outbox=not outbox.is_empty(sql),
         )
 
     def _end_asked(self, found: _Survey) -> float | None:

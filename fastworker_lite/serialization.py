@@ -155,6 +155,25 @@ def encode_result(value: object, is_json_wanted: bool) -> bytes:
     return encode(value)
 
 
+#: Characters of a result that listeners get as JSON, and of its `repr` otherwise.
+MOST_TOLD, MOST_REPR = 500_000, 1_000
+
+
+def tell(value: object) -> str:
+    """A result as listeners get it: `{"result": ...}`, and `result_repr` where JSON cannot hold it."""
+    try:
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+        if len(text) <= MOST_TOLD:
+            return f'{{"result":{text}}}'
+    except (TypeError, ValueError, RecursionError):
+        pass
+    try:
+        shown = repr(value)[:MOST_REPR]
+    except BaseException as error:
+        shown = f"<{type(value).__name__}: its __repr__ raised {type(error).__name__}>"
+    return '{"result":null,"result_repr":' + json.dumps(shown) + "}"
+
+
 def is_json(data: bytes) -> bool:
     return data[:1] == b"J"
 

@@ -22,8 +22,8 @@ DEFAULT_QUEUE = "default"
 
 _INSERT = """
 INSERT INTO job (state, queue, lane, priority, created_at, due_at, expires_at, kind, task, name, timeout, retries,
-                 retry_delay, on_lost, policy, park, environment, checksum, target, payload)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                 retry_delay, on_lost, policy, callback, callback_data, park, environment, checksum, target, payload)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -62,6 +62,8 @@ def _row(job: NewJob, now: float, environments: dict[bytes, int]) -> tuple[Any, 
         options.retry_delay,
         options.on_lost,
         options.policy(),
+        options.callback,
+        options.callback_data,
         job.is_parked_if_unknown,
         environments.get(job.environment) if job.environment is not None else None,
         job.checksum,
@@ -88,7 +90,7 @@ def environment(sql: sqlite3.Connection, environment_id: int) -> bytes:
 # ---- claiming
 
 _CLAIMED = """id, claim, attempt, failures, kind, task, target, payload, checksum, timeout, retries, retry_delay, on_lost, policy,
-       park, queue, environment"""
+       park, queue, environment, (callback IS NOT NULL OR EXISTS (SELECT 1 FROM listener)) AS is_told"""
 
 _NEXT = f"""
 SELECT {_CLAIMED}
@@ -187,7 +189,7 @@ def _mark_running(sql: sqlite3.Connection, jobs: list[Claimed], worker: int, now
 _SUCCEED = """
 UPDATE job
    SET state = iif(cancel IS NULL, 'succeeded', 'cancelled'),   -- a result that comes after the request is not wanted
-       result = iif(cancel IS NULL, ?, NULL), result_checksum = iif(cancel IS NULL, ?, NULL),
+       result = iif(cancel IS NULL, ?, NULL), result_checksum = iif(cancel IS NULL, ?, NULL), told = ?,
        started_at = ?, finished_at = ?, exit_code = ?, reason = cancel,
        error = NULL, error_type = NULL, traceback = NULL, signal = NULL
  WHERE id = ?
@@ -235,6 +237,7 @@ def _succeed_row(outcome: Outcome) -> tuple[Any, ...]:
     return (
         result,
         None if result is None else result_checksum(result),
+        outcome.told,
         outcome.started_at,
         outcome.finished_at,
         outcome.exit_code,

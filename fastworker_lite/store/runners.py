@@ -19,6 +19,7 @@ class Addresses(NamedTuple):
     wake: str
     wake_async: str
     control: str
+    outbox: str
 
 
 class RunnerRow(NamedTuple):
@@ -41,15 +42,15 @@ class WorkerRow(NamedTuple):
 
 def addresses(sql: sqlite3.Connection) -> list[Addresses]:
     """Where to poke when jobs were queued."""
-    return [Addresses._make(row) for row in sql.execute("SELECT wake, wake_async, control FROM runner")]
+    return [Addresses._make(row) for row in sql.execute("SELECT wake, wake_async, control, outbox FROM runner")]
 
 
 def add_runner(sql: sqlite3.Connection, lease: str, version: str, where: Addresses, pid: int, now: float) -> int:
     """Store a runner that is starting, and return its id."""
     row = sql.execute(
         """
-        INSERT INTO runner (lease, version, wake, wake_async, control, pid, started_at)
-        VALUES (?, ?, ?, ?, ?, ?, ?)
+        INSERT INTO runner (lease, version, wake, wake_async, control, outbox, pid, started_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?)
         RETURNING id
         """,
         (lease, version, *where, pid, now),

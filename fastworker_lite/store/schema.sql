@@ -38,7 +38,10 @@ CREATE TABLE job (
     error        TEXT,
     traceback    TEXT,
     result       BLOB,
-    result_checksum INTEGER
+    result_checksum INTEGER,
+    callback     TEXT,                                -- the socket where its end is told
+    callback_data TEXT,                               -- JSON, sent along
+    told         TEXT                                 -- its result as listeners get it: a JSON object, see tell() in serialization
 ) STRICT;
 
 -- What a claim reads. Scheduled jobs are kept apart: in one index, 50,000 future jobs made a claim cost 5-15 ms.
@@ -95,6 +98,59 @@ BEGIN
     SELECT RAISE(IGNORE);
 END;
 
+-- Who wants to be told of ended jobs, beside those that jobs name themselves.
+CREATE TABLE listener (
+    id         INTEGER PRIMARY KEY,
+    name       TEXT    NOT NULL UNIQUE,
+    address    TEXT    NOT NULL,          -- the path of a socket
+    task       TEXT    NOT NULL,          -- GLOB over the task's name
+    queue      TEXT,                      -- NULL for all
+    ends       TEXT    NOT NULL,          -- of which: words of success, failure, cancelled
+    paused     INTEGER NOT NULL DEFAULT 0,
+    lease      TEXT,                      -- registered for as long as this process lives; NULL for good
+    created_at REAL    NOT NULL
+) STRICT;
+
+-- What is still to be told. A row goes when its listener has acknowledged it.
+CREATE TABLE outbox (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused: listeners know by it what they have seen
+    address     TEXT    NOT NULL,
+    listener    INTEGER,                             -- NULL for a job's own callback
+    dead        TEXT,                                -- why nobody tries any more
+    job         INTEGER NOT NULL,                    -- from here on: how it ended, whatever becomes of it later
+    task        TEXT    NOT NULL,
+    attempt     INTEGER NOT NULL,
+    state       TEXT    NOT NULL,
+    reason      TEXT,
+    error       TEXT,
+    started_at  REAL,
+    finished_at REAL    NOT NULL,
+    data        TEXT,                                -- JSON
+    told        TEXT                                 -- JSON
+) STRICT;
+CREATE INDEX outbox_waiting ON outbox (address, id) WHERE dead IS NULL;
+CREATE INDEX outbox_dead    ON outbox (address, id) WHERE dead IS NOT NULL;
+
+-- In the transaction that ends a job, whichever way it ends.
+CREATE TRIGGER job_ended_is_told
+AFTER UPDATE OF state ON job
+WHEN new.finished_at IS NOT NULL
+ AND (new.callback IS NOT NULL OR EXISTS (SELECT 1 FROM listener))
+ AND (new.state = 'succeeded' OR new.state = 'failed' OR new.state = 'cancelled' OR new.state = 'expired')
+BEGIN
+    INSERT INTO outbox (address, job, task, attempt, state, reason, error, started_at, finished_at, data, told)
+    SELECT new.callback, new.id, new.task, new.attempt, new.state, new.reason, new.error, new.started_at, new.finished_at,
+           new.callback_data, new.told
+     WHERE new.callback IS NOT NULL;
+    INSERT INTO outbox (address, listener, job, task, attempt, state, reason, error, started_at, finished_at, told)
+    SELECT address, id, new.id, new.task, new.attempt, new.state, new.reason, new.error, new.started_at, new.finished_at,
+           new.told
+      FROM listener
+     WHERE new.task GLOB task
+       AND (queue IS NULL OR queue = new.queue)
+       AND instr(ends, CASE new.state WHEN 'succeeded' THEN 'success' WHEN 'cancelled' THEN 'cancelled' ELSE 'failure' END);
+END;
+
 CREATE TRIGGER job_deleted
 AFTER DELETE ON job
 BEGIN
@@ -133,7 +189,8 @@ CREATE TABLE runner (
     version    TEXT NOT NULL,
     wake       TEXT NOT NULL,       -- datagram sockets: jobs for functions,
     wake_async TEXT NOT NULL,       -- jobs for coroutines,
-    control    TEXT NOT NULL,       -- and everything that is for the scheduler
+    control    TEXT NOT NULL,       -- everything that is for the scheduler,
+    outbox     TEXT NOT NULL,       -- and word that there is something to tell
     tasks      TEXT,                -- a JSON array of the names it knows; NULL while it is starting
     pid        INTEGER NOT NULL,
     started_at REAL NOT NULL
@@ -159,3 +216,6 @@ CREATE TABLE setting (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- One file, never another: two files may tell one listener.
+INSERT INTO setting VALUES ('id', lower(hex(randomblob(6))));
