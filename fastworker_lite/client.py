@@ -19,6 +19,7 @@ from . import producer
 from .config import Config
 from .endings import close_when_main_thread_ends
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
+from .events import events_of
 from .job import Attempt, JobOptions, NewJob, Progress, State, parse_priority_name, task_status
 from .logs import log_lines
 from .paths import SidePaths
@@ -26,6 +27,7 @@ from .producer import Submission
 from .results import ResultWaiter
 from .runner import Runner, serving_runner
 from .sockets import Waker
+from .store import events as event_store
 from .store import listeners as listener_store
 from .store import queries
 from .store.bridge import AsyncConnection, SharedCommit
@@ -354,6 +356,25 @@ class Client:
     async def unregister_listener(self, name: str) -> bool:
         """Forget a listener, and what still waits for it. False when there is none of this name."""
         return await (await self._open()).write(listener_store.unregister, name)
+
+    async def events(self, since: int | None = None, name: str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """What happens to jobs, as it happens: `{"offset", "job_id", "event", "at", "task_name", "queue", "attempt", "reason"}`.
+
+        *since* is the offset after which to begin; None is now. Events are written while somebody follows. With a
+        *name* they go on being written when this ends, until `forget_events`, so that the same *since* finds them again.
+        """
+        following = events_of(self.database, since=since, name=name)
+        try:
+            while True:
+                event = await asyncio.to_thread(next, following, None)
+                if event is not None:
+                    yield event
+        finally:
+            await asyncio.to_thread(following.close)
+
+    async def forget_events(self, name: str) -> bool:
+        """Write no more events for the follower of this name. False when there is none."""
+        return await (await self._open()).write(event_store.unfollow, name)
 
     # ---- the native calls
 

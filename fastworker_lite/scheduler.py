@@ -26,7 +26,7 @@ from .paths import SidePaths
 from .pool import Pool
 from .processes import WorkerProcess, WorkerSetup
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
-from .store import jobs, outbox, queries, runners, waiters
+from .store import events, jobs, listeners, outbox, queries, runners, waiters
 from .store.bridge import AsyncConnection
 from .store.connection import Connection
 from .store.jobs import Asked, Death
@@ -78,6 +78,8 @@ class _Survey(NamedTuple):
     #: Whether any of them is another runner's.
     asked: list[Asked]
     has_outbox: bool
+    lives: list[tuple[str, str]]
+    #: Name and lease of those who follow events, or listen, for as long as they live.
 
 
 class Scheduler:
@@ -252,6 +254,8 @@ class Scheduler:
         due, waiting = found.due, found.waiting
         if self._leader.try_take():
             await self._postman.open()
+            if found.lives:
+                await self._connection.run(self._forget_the_dead, found.lives)
             if found.has_outbox:
                 self._postman.look_soon()
             if due is not None and due <= self._clock():
@@ -285,6 +289,7 @@ class Scheduler:
             has_foreign=not self._pool.leases().issuperset(lease_of.values()),
             asked=jobs.asked_to_stop(sql),
             has_outbox=not outbox.is_empty(sql),
+            lives=[*events.for_a_life(sql), *listeners.for_a_life(sql)],
         )
 
     def _end_asked(self, found: _Survey) -> float | None:
@@ -412,6 +417,14 @@ class Scheduler:
                 self._waker.poke(where.control)
 
     # ---- others
+
+    def _forget_the_dead(self, connection: Connection, lives: list[tuple[str, str]]) -> None:
+        """Forget followers and listeners that were registered for the life of a process that is over."""
+        for name, lease in lives:
+            if leases.is_free(self._paths.lease(lease)):
+                connection.write_fast(events.unfollow, name)
+                connection.write_fast(listeners.unregister, name)
+                leases.discard(self._paths.lease(lease))
 
     async def _recover_foreign(self) -> None:
         await self._connection.run(self._recover_foreign_now)

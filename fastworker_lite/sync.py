@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -15,14 +15,16 @@ from . import config as configuration
 from . import producer
 from .config import Config
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
+from .events import events_of
 from .job import Attempt, JobOptions, NewJob, Progress, State
 from .logs import log_lines
 from .paths import SidePaths
 from .producer import Submission
 from .runner import Runner, serving_runner
 from .sockets import Waker
-from .store import queries
+from .store import listeners, queries
 from .store.connection import Connection
+from .store.listeners import ENDS, Listener
 from .store.queries import Ended
 from .waiting import Waiter
 
@@ -129,6 +131,30 @@ class SyncClient:
         if number is None:
             raise JobNotFound(str(job_id))
         return SyncJobHandle(self, number)
+
+    def events(self, since: int | None = None, name: str | None = None) -> Iterator[dict[str, Any]]:
+        """As `Client.events`."""
+        return (event for event in events_of(self.database, since=since, name=name) if event is not None)
+
+    def register_listener(
+        self,
+        address: str,
+        task: str = "*",
+        queue: str | None = None,
+        on: Sequence[str] = ENDS,
+        name: str | None = None,
+    ) -> str:
+        """As `Client.register_listener`."""
+        return self._call(producer.register_listener, producer.new_listener(address, task, queue, on, name))
+
+    def listeners(self) -> list[Listener]:
+        """Who is registered."""
+        found: list[Listener] = self._call(Connection.read, listeners.everybody)
+        return found
+
+    def unregister_listener(self, name: str) -> bool:
+        """Forget a listener, and what still waits for it. False when there is none of this name."""
+        return bool(self._call(Connection.write, listeners.unregister, name))
 
     def _store(self, jobs: list[NewJob]) -> range:
         return self._call(producer.submit, self._waker, [Submission(jobs)])[0]

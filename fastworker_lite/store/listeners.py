@@ -74,3 +74,8 @@ def unregister(sql: sqlite3.Connection, name: str) -> bool:
 def set_paused(sql: sqlite3.Connection, name: str, is_paused: bool) -> bool:
     """Have what it would be told wait, or wait no more. False when there is none of this name."""
     return sql.execute("UPDATE listener SET paused = ? WHERE name = ?", (is_paused, name)).rowcount == 1
+
+
+def for_a_life(sql: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Name and lease of those who are registered for as long as they live."""
+    return sql.execute("SELECT name, lease FROM listener WHERE lease IS NOT NULL").fetchall()
