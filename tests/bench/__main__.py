@@ -1,11 +1,14 @@
 """Figures of the line, on this machine: `python -m tests.bench`. Prints one line each; nothing here passes or fails.
 
+`--against FOLDER` compares the CPU time of a no-op job with that of another checkout instead, in interleaved pairs.
+
 Runs in: the measuring process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import subprocess
 import sys
@@ -27,8 +30,40 @@ COLD = """
 """
 
 
+#: CPU microseconds of the workers for each of 10,000 no-op jobs, with the package of the folder that is given.
+COST = """
+    import resource, sys, tempfile
+    sys.path.insert(0, sys.argv[1])
+    from fastworker_lite import SyncClient
+    database = tempfile.mkdtemp() + "/cost.db"
+    with SyncClient(database, runner="never", durability="normal") as client:
+        last = client.map(abs, range(10_000))[-1]
+        with SyncClient(database, workers=2, runner="own"):
+            last.wait(60)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print((used.ru_utime + used.ru_stime) / 10_000 * 1e6)
+"""
+
+
 def noop(value=None):
     return value
+
+
+def compare_cost(other, pairs=11):
+    here = Path(__file__).resolve().parents[2]
+    ratios = []
+    for _ in range(pairs):
+        theirs, ours = (cost(folder) for folder in (other, here))
+        ratios.append(ours / theirs)
+        print(f"  {theirs:6.1f} us there, {ours:6.1f} us here: {ratios[-1]:.3f}", flush=True)
+    print(f"CPU time of a no-op job, median of {pairs} pairs: {statistics.median(ratios):.3f} of that in {other}")
+
+
+def cost(folder):
+    command = [sys.executable, "-c", textwrap.dedent(COST), str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, env=environment, timeout=120)
+    return float(done.stdout)
 
 
 async def delay_rate(database, count):
@@ -86,6 +121,8 @@ def cold_start(folder):
 
 
 def main():
+    if "--against" in sys.argv:
+        return compare_cost(sys.argv[sys.argv.index("--against") + 1])
     count = 2_000 if "--quick" in sys.argv else 20_000
     with tempfile.TemporaryDirectory() as folder:
         rate = asyncio.run(delay_rate(f"{folder}/delay.db", count // 4))
