@@ -39,6 +39,26 @@ class Callbacks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What is run when jobs end. Commands are argument lists; they get the job in their environment and as JSON on stdin."""
+
+    on_success: tuple[str, ...] = ()
+    on_failure: tuple[str, ...] = ()
+    on_recovered: tuple[str, ...] = ()
+    #: After the first success of a task that had failed.
+    ping: str = ""
+    #: A URL; `/0` or `/1` is added to it and it is posted to, as healthchecks.io has it.
+    desktop: bool = False
+    #: Whether a failure shows a notice on the desktop.
+    timeout: float = 30.0
+    #: Seconds that each of them may take.
+
+    @property
+    def is_wanted(self) -> bool:
+        return bool(self.on_success or self.on_failure or self.on_recovered or self.ping or self.desktop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Every setting, with its default."""
 
@@ -70,6 +90,8 @@ class Config:
     #: Bytes above which a worker process is replaced once its job has ended; 0 for no limit.
     callbacks: Callbacks = Callbacks()
     #: How long what is to be told waits for who is to be told.
+    hooks: Hooks = Hooks()
+    #: What is run when jobs end.
     job: JobOptions = NO_OPTIONS
     #: The options of jobs where neither they nor their tasks say anything.
     timeout: float = 30.0
@@ -249,19 +271,46 @@ def _job(value: object) -> JobOptions:
         raise ConfigError(f"holds what cannot be: {error}") from None
 
 
-def _callbacks(value: object) -> Callbacks:
-    if isinstance(value, Callbacks):
-        return value
-    if not isinstance(value, dict):
-        raise ConfigError(f"must be a table with max_age and max_events, got {_shown(value)}")
-    rules: dict[str, Callable[[object], Any]] = {"max_age": _seconds, "max_events": _whole(1, 10**9)}
-    for key in value:
-        if key not in rules:
-            raise ConfigError(f"holds {_shown(key)}, which is no setting; it may have max_age and max_events")
-    try:
-        return Callbacks(**{key: rules[key](one) for key, one in value.items()})
-    except ConfigError as error:
-        raise ConfigError(f"holds a value that cannot be: {error}") from None
+def _argv(value: object) -> tuple[str, ...]:
+    words = tuple(_list(value, "words"))
+    if any(not isinstance(word, str) or not word or "\0" in word for word in words):
+        raise ConfigError(f'must be a command as a list of words, such as ["notify-send", "done"], got {_shown(value)}')
+    return words
+
+
+def _url(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[!-~]+|", value):
+        raise ConfigError(f"must be an http or https URL, got {_shown(value)}")
+    return value
+
+
+def _bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"must be true or false, got {_shown(value)}")
+    return value
+
+
+def _table(kind: type[Any], rules: dict[str, Callable[[object], Any]]) -> Callable[[object], Any]:
+    """A rule for a table whose settings have rules of their own, read into *kind*."""
+
+    def rule(value: object) -> Any:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, dict):
+            raise ConfigError(f"must be a table with {', '.join(rules)}, got {_shown(value)}")
+        read = {}
+        for key, one in value.items():
+            if key not in rules:
+                close = difflib.get_close_matches(key, rules, n=1)
+                hint = f'did you mean "{close[0]}"?' if close else f"it may have {', '.join(rules)}"
+                raise ConfigError(f"has no setting {_shown(key)}; {hint}")
+            try:
+                read[key] = rules[key](one)
+            except ConfigError as error:
+                raise ConfigError(f"holds {key}, which {error}") from None
+        return kind(**read)
+
+    return rule
 
 
 _SPANS = {"timeout", "kill_grace", "retry_delay", "retry_max_delay", "expires"}
@@ -286,7 +335,18 @@ _RULES: dict[str, Callable[[object], Any]] = {
     "max_log": _whole(4096, 2**40),
     "max_jobs_per_worker": _whole(0, 2**40, " (0 is never)"),
     "max_memory_per_worker": _whole(0, 2**50, " (0 is no limit)"),
-    "callbacks": _callbacks,
+    "callbacks": _table(Callbacks, {"max_age": _seconds, "max_events": _whole(1, 10**9)}),
+    "hooks": _table(
+        Hooks,
+        {
+            "on_success": _argv,
+            "on_failure": _argv,
+            "on_recovered": _argv,
+            "ping": _url,
+            "desktop": _bool,
+            "timeout": _seconds,
+        },
+    ),
     "job": _job,
     "timeout": _seconds,
 }

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import __version__, leases, producer
+from . import __version__, hooks, leases, producer
 from .callbacks import Limits, Postman
 from .config import Config
 from .errors import FastWorkerError
+from .hooks import HookRunner
 from .job import Failure, Lane
 from .leases import LeaderLease, Lease, Note, ProcessIdentity
 from .output import give_to_job
@@ -101,6 +102,8 @@ class Scheduler:
         self._waker = Waker()
         self._pool = Pool(self._paths, config.worker_count, self._make_setup, self._on_death)
         self._postman = Postman(self._connection, Limits(config.callbacks.max_age, config.callbacks.max_events, clock))
+        self._hooks: HookRunner | None = None
+        self._is_leading = False
         self._burials: set[asyncio.Task[None]] = set()
         self._early_deaths: deque[float] = deque(maxlen=EARLY_DEATHS)
         self._is_stopping = False
@@ -198,6 +201,8 @@ class Scheduler:
     async def _close(self) -> None:
         self._pool.kill()
         await self._postman.close()
+        if self._hooks is not None:
+            await self._hooks.close()
         loop = asyncio.get_running_loop()
         for descriptor in (
             self._log_watch,
@@ -226,7 +231,12 @@ class Scheduler:
 
     def _on_something_to_tell(self) -> None:
         self._sockets.outbox.clear()
+        self._tell_soon()
+
+    def _tell_soon(self) -> None:
         self._postman.look_soon()
+        if self._hooks is not None:
+            self._hooks.wake()
 
     def _on_write(self) -> None:
         self._log_watch.clear()
@@ -253,11 +263,12 @@ class Scheduler:
         found = await self._connection.read(self._survey)
         due, waiting = found.due, found.waiting
         if self._leader.try_take():
-            await self._postman.open()
+            if not self._is_leading:
+                await self._begin_leading()
             if found.lives:
                 await self._connection.run(self._forget_the_dead, found.lives)
             if found.has_outbox:
-                self._postman.look_soon()
+                self._tell_soon()
             if due is not None and due <= self._clock():
                 await self._make_due()
                 due = await self._connection.read(jobs.next_due)
@@ -417,6 +428,20 @@ class Scheduler:
                 self._waker.poke(where.control)
 
     # ---- others
+
+    async def _begin_leading(self) -> None:
+        """The leader tells whoever listens, and runs the hooks of its configuration."""
+        self._is_leading = True
+        if self._config.hooks.is_wanted:
+            ends = listeners.ENDS
+            await self._connection.write(
+                listeners.register, hooks.NAME, hooks.ADDRESS, "*", None, ends, None, self._clock()
+            )
+            self._hooks = HookRunner(self._config.hooks, self._connection, self._paths)
+            self._hooks.start()
+        else:
+            await self._connection.write(listeners.unregister, hooks.NAME)
+        await self._postman.open()
 
     def _forget_the_dead(self, connection: Connection, lives: list[tuple[str, str]]) -> None:
         """Forget followers and listeners that were registered for the life of a process that is over."""

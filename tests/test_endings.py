@@ -201,9 +201,8 @@ def test_a_job_that_nobody_starts_in_time_expires(database):
     with SyncClient(database, runner="never") as client:
         late = client.options(expires=0.2).submit(tasks.raises_key_error)
         time.sleep(0.3)
-        with SyncClient(database, workers=1, runner="own"):
-            with pytest.raises(JobCancelled, match="expired"):
-                late.result(timeout=10)
+        with SyncClient(database, workers=1, runner="own"), pytest.raises(JobCancelled, match="expired"):
+            late.result(timeout=10)
         assert late.status() == "expired" and late.attempts() == []
 
 
@@ -303,6 +302,30 @@ with SyncClient({database!r}, runner="never") as client:
         with pytest.raises(JobFailed, match="lost: worker died, signal 9"):
             handle.result(timeout=20)
     assert len(lines(log)) == 1
+
+
+def test_a_pool_whose_workers_die_before_they_are_ready_stops_and_says_why(database, tmp_path):
+    (tmp_path / "crashing.py").write_text(
+        "import multiprocessing, os\nif multiprocessing.parent_process() is not None:\n    os._exit(3)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "fastworker_lite",
+        "--db",
+        database,
+        "worker",
+        "--workers",
+        "2",
+        "--tasks",
+        "crashing",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 70
+    assert "5 workers ended before they were ready, the last with status 3" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_workers_are_replaced_after_so_many_jobs_and_above_so_much_memory(database):

@@ -1,0 +1,190 @@
+"""Commands, a dead man's ping and a notice on the desktop when jobs end: for people at a terminal.
+
+What is to be told waits in the outbox, as for any listener, under an address that no socket can have. A hook that fails
+is logged, and fails nothing else.
+
+Runs in: the runner's process that leads, on the scheduler's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sqlite3
+import sys
+
+from .config import Hooks
+from .errors import FastWorkerError
+from .paths import SidePaths
+from .store import outbox
+from .store.bridge import AsyncConnection
+from .store.outbox import Message
+
+log = logging.getLogger("fastworker_lite")
+
+#: Stands in the outbox in place of a socket's path.
+ADDRESS = "hooks"
+#: The registration's name.
+NAME = "hooks"
+#: Seconds for which a runner that stops waits for its hooks.
+PARTING = 2.0
+
+
+class HookRunner:
+    """Runs what is configured for each ended job, one after another."""
+
+    def __init__(self, hooks: Hooks, connection: AsyncConnection, paths: SidePaths) -> None:
+        self._hooks = hooks
+        self._connection = connection
+        self._paths = paths
+        self._news = asyncio.Event()
+        self._is_closing = False
+        self._task: asyncio.Task[None]
+
+    def start(self) -> None:
+        """Begin with what waits."""
+        self._task = asyncio.get_running_loop().create_task(self._work())
+
+    def wake(self) -> None:
+        """There may be something new."""
+        self._news.set()
+
+    async def close(self) -> None:
+        """Finish what runs, and what waits for a moment; the rest is for the next runner."""
+        self._is_closing = True
+        self._news.set()
+        _, late = await asyncio.wait([self._task], timeout=PARTING)
+        if late:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _work(self) -> None:
+        while True:
+            self._news.clear()
+            try:
+                messages = await self._connection.read(outbox.pending, ADDRESS, 0, 1)
+                for message in messages:
+                    await self._run_all(message)
+                    await self._connection.write(outbox.remove, [message.id])
+            except FastWorkerError as error:
+                log.warning("hooks are run again in %g s: %s", PARTING, error)
+                await asyncio.sleep(PARTING)
+                continue
+            if messages:
+                continue
+            if self._is_closing:
+                return
+            await self._news.wait()
+
+    async def _run_all(self, message: Message) -> None:
+        for argv in await self._commands(message):
+            await self._run(argv, message)
+        if self._hooks.ping:
+            await self._ping(f"{self._hooks.ping.rstrip('/')}/{0 if message.state == 'succeeded' else 1}", message)
+
+    async def _commands(self, message: Message) -> list[tuple[str, ...]]:
+        found: list[tuple[str, ...]] = []
+        if message.state == "succeeded":
+            found += [self._hooks.on_success] if self._hooks.on_success else []
+            had_failed: bool = await self._connection.read(_had_failed, message)
+            found += [self._hooks.on_recovered] if self._hooks.on_recovered and had_failed else []
+        elif message.state == "failed":
+            found += [self._hooks.on_failure] if self._hooks.on_failure else []
+            notice = desktop_notice(f"job {message.job} failed", f"{message.task}: {message.reason or message.error}")
+            found += [notice] if self._hooks.desktop and notice else []
+        return found
+
+    async def _run(self, argv: tuple[str, ...], message: Message) -> None:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                env=os.environ | self._variables(message),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            log.warning("the hook %s of job %d did not start: %s", argv[0], message.job, error)
+            return
+        try:
+            async with asyncio.timeout(self._hooks.timeout):
+                await process.communicate(json.dumps(as_dict(message)).encode() + b"\n")
+            if process.returncode:
+                log.warning("the hook %s of job %d ended with %d", argv[0], message.job, process.returncode)
+        except TimeoutError:
+            log.warning("the hook %s of job %d took more than %g s", argv[0], message.job, self._hooks.timeout)
+        except OSError:
+            pass  # it does not read what it is told
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)
+            await process.wait()
+
+    def _variables(self, message: Message) -> dict[str, str]:
+        return {
+            "FWL_JOB_ID": str(message.job),
+            "FWL_JOB_NAME": message.task,
+            "FWL_JOB_STATE": message.state,
+            "FWL_JOB_REASON": message.reason or "",
+            "FWL_JOB_LOG": self._paths.log(message.job, message.attempt, "err"),
+            "FWL_ATTEMPT": str(message.attempt),
+            "FWL_DB": self._paths.database,
+        }
+
+    async def _ping(self, url: str, message: Message) -> None:
+        try:
+            await asyncio.to_thread(_post, url, self._hooks.timeout)
+        except (OSError, ValueError) as error:
+            log.warning("the ping of job %d to %s failed: %s", message.job, url, error)
+
+
+def _post(url: str, seconds: float) -> None:
+    import urllib.request  # and with it http and ssl, which take longer to load than all of ours
+
+    with urllib.request.urlopen(urllib.request.Request(url, data=b"", method="POST"), timeout=seconds) as answer:
+        answer.read(1)
+
+
+def as_dict(message: Message) -> dict[str, object]:
+    """How a job ended, for a hook's stdin."""
+    return {
+        "task_id": str(message.job),
+        "task_name": message.task,
+        "state": message.state,
+        "reason": message.reason,
+        "error": message.error,
+        "attempt": message.attempt,
+        "started_at": message.started_at,
+        "finished_at": message.finished_at,
+    }
+
+
+def desktop_notice(title: str, text: str) -> tuple[str, ...] | None:
+    """The command that shows a notice, None where there is none."""
+    if sys.platform == "darwin":
+        script = f"display notification {json.dumps(text)} with title {json.dumps(title)}"
+        return ("osascript", "-e", script)
+    program = shutil.which("notify-send")
+    return (program, "--", title, text) if program else None
+
+
+def _had_failed(sql: sqlite3.Connection, message: Message) -> bool:
+    """Whether the last job of the same task before this one failed."""
+    row = sql.execute(
+        """
+        SELECT state
+          FROM job
+         WHERE task = ?
+           AND id < ?
+           AND finished_at IS NOT NULL
+         ORDER BY id DESC
+         LIMIT 1
+        """,
+        (message.task, message.job),
+    ).fetchone()
+    return row is not None and row[0] == "failed"
