@@ -6,6 +6,7 @@ Runs in: the runner's process, on the scheduler's thread.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -119,11 +120,13 @@ class Pool:
                     self._kill_if_it_went_on(worker, ending)
         return None if not left else max(0.0, min(left) - time.monotonic())
 
-    def _begin(self, worker: WorkerProcess, note: Note, failure: Failure | None, grace: float) -> None:
+    def _begin(
+        self, worker: WorkerProcess, note: Note, failure: Failure | None, grace: float, number: int = signal.SIGTERM
+    ) -> None:
         ending = Ending(job=note.job, claim=note.claim, failure=failure, kill_at=time.monotonic() + grace)
         worker.endings.append(ending)
         if worker.setup.lane is Lane.SYNC:  # a coroutine is cancelled by its worker
-            worker.ask_to_end(ending)
+            worker.ask_to_end(ending, number)
 
     def _kill_if_it_went_on(self, worker: WorkerProcess, ending: Ending) -> None:
         if time.monotonic() < ending.kill_at:
@@ -156,7 +159,8 @@ class Pool:
             if any((ending.job, ending.claim) == (one.id, one.claim) for ending in worker.endings):
                 continue
             if note.is_running and (note.job, note.claim) == (one.id, one.claim):
-                self._begin(worker, note, None, note.grace)
+                said = Policy.read(one.policy).kill_grace
+                self._begin(worker, note, None, note.grace if said is None else said, one.signal or signal.SIGTERM)
             else:
                 return True
         return False

@@ -179,11 +179,11 @@ class WorkerProcess:
 
     # ---- ending one job
 
-    def ask_to_end(self, ending: Ending) -> None:
-        """Send TERM to the job, if it still is what runs: to a command's group, or to this worker and its children."""
+    def ask_to_end(self, ending: Ending, number: int) -> None:
+        """Send the job a signal, if it still is what runs: to a command's group, or to this worker and its children."""
         with self._stopped() as note:
             if ending.is_of(note):
-                leases.kill_group(note.group or self.pid, signal.SIGTERM)
+                leases.kill_group(note.group or self.pid, number)
                 if not note.group:
                     self.killed_for = ending  # unless its function handles the signal
 

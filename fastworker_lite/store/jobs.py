@@ -546,12 +546,14 @@ class Asked(NamedTuple):
     claim: int
     worker: int
     policy: str | None
+    signal: int | None
+    #: What it gets first; see `cancelling.set_manner`.
 
 
 def asked_to_stop(sql: sqlite3.Connection) -> list[Asked]:
     """The running jobs that somebody wants cancelled."""
     rows = sql.execute(
-        "SELECT id, claim, worker, policy FROM job INDEXED BY job_cancel WHERE state = 'running' AND cancel IS NOT NULL"
+        "SELECT id, claim, worker, policy, signal FROM job INDEXED BY job_cancel WHERE state = 'running' AND cancel IS NOT NULL"
     )
     return [Asked._make(row) for row in rows]
 
