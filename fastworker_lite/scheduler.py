@@ -20,18 +20,18 @@ from .callbacks import Limits, Postman
 from .config import Config
 from .errors import FastWorkerError
 from .hooks import HookRunner
-from .job import Failure, Lane
-from .leases import LeaderLease, Lease, Note, ProcessIdentity
-from .output import give_to_job
+from .job import Lane
+from .leases import LeaderLease, Lease, Note
 from .paths import SidePaths
 from .pool import Pool
 from .processes import WorkerProcess, WorkerSetup
+from .recovery import Recovery
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
-from .store import events, jobs, listeners, outbox, queries, runners, waiters
+from .store import events, jobs, listeners, outbox, runners, waiters
 from .store.bridge import AsyncConnection
 from .store.connection import Connection
-from .store.jobs import Asked, Death
-from .store.runners import Addresses, WorkerRow
+from .store.jobs import Asked
+from .store.runners import Addresses
 from .watches import FileWatch
 
 log = logging.getLogger("fastworker_lite")
@@ -104,6 +104,7 @@ class Scheduler:
         self._postman = Postman(self._connection, Limits(config.callbacks.max_age, config.callbacks.max_events, clock))
         self._hooks: HookRunner | None = None
         self._is_leading = False
+        self._recovery = Recovery(self._paths, self._waker, config.max_log, clock)
         self._burials: set[asyncio.Task[None]] = set()
         self._early_deaths: deque[float] = deque(maxlen=EARLY_DEATHS)
         self._is_stopping = False
@@ -266,14 +267,14 @@ class Scheduler:
             if not self._is_leading:
                 await self._begin_leading()
             if found.lives:
-                await self._connection.run(self._forget_the_dead, found.lives)
+                await self._connection.run(self._recovery.forget_the_dead, found.lives)
             if found.has_outbox:
                 self._tell_soon()
             if due is not None and due <= self._clock():
                 await self._make_due()
                 due = await self._connection.read(jobs.next_due)
         if found.has_foreign:
-            await self._recover_foreign()
+            await self._connection.run(self._recovery.recover_foreign, self._pool.leases())
             sleeps.append(LOOK_AGAIN)
         sleeps.append(self._end_asked(found))
         if self._has_async_work or waiting[Lane.ASYNC]:
@@ -370,7 +371,7 @@ class Scheduler:
         """Recover what a worker of ours held, and put another in its place."""
         while True:
             try:
-                was_ready = await self._connection.run(self._recover_own, worker, note, code)
+                was_ready = await self._connection.run(self._recovery.recover_own, worker, note, code)
                 break
             except FastWorkerError as error:
                 log.warning("the jobs of a dead worker are recovered in a second: %s", error)
@@ -396,38 +397,7 @@ class Scheduler:
             if not self._is_stopping:
                 self.stop()
 
-    def _recover_own(self, connection: Connection, worker: WorkerProcess, note: Note, code: int | None) -> bool:
-        row = connection.read(runners.worker_by_lease, worker.setup.lease)
-        if row is None:
-            return code == 0
-        how = "was stopped" if worker.is_stopping else "died"
-        reason = f"worker {how}, " + (f"signal {-code}" if code is not None and code < 0 else f"exit {code}")
-        killed = worker.killed_for
-        ended = None if killed is None else (killed.job, killed.claim, killed.failure)
-        is_blamed = killed is None and not worker.is_stopping
-        self._give_output(connection, worker.setup.lease, note)
-        self._recover(connection, _death(row, note, reason, is_blamed=is_blamed, ended=ended))
-        return True
-
-    def _give_output(self, connection: Connection, lease: str, note: Note) -> None:
-        """What a dead worker's last job has printed is that job's."""
-        job = connection.read(queries.get, note.job) if note.is_running else None
-        give_to_job(self._paths, lease, job.id if job else 0, job.attempt if job else 0, self._config.max_log)
-
-    def _recover(self, connection: Connection, death: Death) -> None:
-        def transact(sql: sqlite3.Connection) -> tuple[list[int], set[str]]:
-            held = jobs.recover(sql, death, self._clock())
-            return held, waiters.take(sql, held)
-
-        held, addresses = connection.write(transact)
-        self._waker.poke_all(addresses)
-        if held:
-            log.info("%d jobs of worker %d recovered: %s", len(held), death.worker, death.reason)
-            for where in connection.read(runners.addresses):
-                self._waker.poke(where.wake, len(held))
-                self._waker.poke(where.control)
-
-    # ---- others
+    # ---- leading
 
     async def _begin_leading(self) -> None:
         """The leader tells whoever listens, and runs the hooks of its configuration."""
@@ -442,56 +412,6 @@ class Scheduler:
         else:
             await self._connection.write(listeners.unregister, hooks.NAME)
         await self._postman.open()
-
-    def _forget_the_dead(self, connection: Connection, lives: list[tuple[str, str]]) -> None:
-        """Forget followers and listeners that were registered for the life of a process that is over."""
-        for name, lease in lives:
-            if leases.is_free(self._paths.lease(lease)):
-                connection.write_fast(events.unfollow, name)
-                connection.write_fast(listeners.unregister, name)
-                leases.discard(self._paths.lease(lease))
-
-    async def _recover_foreign(self) -> None:
-        await self._connection.run(self._recover_foreign_now)
-
-    def _recover_foreign_now(self, connection: Connection) -> None:
-        """Recover the jobs of workers whose lease is free, and forget runners whose lease is."""
-        own = self._pool.leases()
-        dead = [row for row in connection.read(runners.runners) if leases.is_free(self._paths.lease(row.lease))]
-        orphaned = {row.id for row in dead}
-        for row in connection.read(runners.workers):
-            if row.lease in own:
-                continue
-            path = self._paths.lease(row.lease)
-            if leases.is_free(path) or row.runner in orphaned:
-                note = leases.read_note(path)
-                if not ProcessIdentity.parse(row.process).kill():
-                    continue  # not yet gone: its jobs stay its own
-                leases.kill_group(note.group)
-                self._give_output(connection, row.lease, note)
-                self._recover(connection, _death(row, note, "worker died with its runner", is_blamed=False))
-                leases.discard(path)
-        for runner in dead:
-            connection.write_fast(runners.remove_runner, runner.id)
-            leases.discard(self._paths.lease(runner.lease))
-
-
-def _death(
-    row: WorkerRow,
-    note: Note,
-    reason: str,
-    *,
-    is_blamed: bool,
-    ended: tuple[int, int, Failure | None] | None = None,
-) -> Death:
-    return Death(
-        worker=row.id,
-        reason=reason,
-        last_begun=note.job,
-        is_blamed=is_blamed,
-        is_many_at_once=row.lane == Lane.ASYNC,
-        ended=ended,
-    )
 
 
 def _soonest(sleeps: list[float | None]) -> float | None:
