@@ -39,6 +39,21 @@ class Callbacks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """How long jobs that have ended are kept, with their results and logs."""
+
+    succeeded: float = 604_800.0
+    failed: float = 2_592_000.0
+    cancelled: float = 2_592_000.0
+    expired: float = 2_592_000.0
+    #: Seconds, all four.
+    results: float | None = None
+    #: Seconds after which a result is dropped although the job is kept; None for as long as the job.
+    jobs: int = 1_000_000
+    #: Ended jobs that are kept at most; the oldest of more go.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
     """What is run when jobs end. Commands are argument lists; they get the job in their environment and as JSON on stdin."""
 
@@ -90,6 +105,8 @@ class Config:
     #: Bytes above which a worker process is replaced once its job has ended; 0 for no limit.
     callbacks: Callbacks = Callbacks()
     #: How long what is to be told waits for who is to be told.
+    keep: Keep = Keep()
+    #: How long jobs that have ended are kept.
     hooks: Hooks = Hooks()
     #: What is run when jobs end.
     job: JobOptions = NO_OPTIONS
@@ -336,6 +353,17 @@ _RULES: dict[str, Callable[[object], Any]] = {
     "max_jobs_per_worker": _whole(0, 2**40, " (0 is never)"),
     "max_memory_per_worker": _whole(0, 2**50, " (0 is no limit)"),
     "callbacks": _table(Callbacks, {"max_age": _seconds, "max_events": _whole(1, 10**9)}),
+    "keep": _table(
+        Keep,
+        {
+            "succeeded": _seconds,
+            "failed": _seconds,
+            "cancelled": _seconds,
+            "expired": _seconds,
+            "results": _seconds,
+            "jobs": _whole(1, 10**12),
+        },
+    ),
     "hooks": _table(
         Hooks,
         {

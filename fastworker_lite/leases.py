@@ -283,3 +283,15 @@ def kill_group(group: int, number: int = signal.SIGKILL) -> None:
     if group > 1:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
+
+
+def end_group(group: int, patience: float = 0.2) -> None:
+    """Kill a command's whole process group, and wait until nothing of it runs any more."""
+    kill_group(group)
+    deadline = time.monotonic() + patience
+    while group > 1 and time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except (ProcessLookupError, PermissionError):
+            return
+        time.sleep(0.001)  # what was orphaned is reaped by the system's first process, which takes it a moment

@@ -73,7 +73,6 @@ class Pool:
         if worker.watch is not None:
             asyncio.get_running_loop().remove_reader(worker.watch)
         note, code = worker.note(), worker.reap()
-        leases.kill_group(note.group)
         self._on_death(worker, note, code)
 
     def remove(self, worker: WorkerProcess) -> None:

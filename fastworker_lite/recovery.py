@@ -40,6 +40,7 @@ class Recovery:
             return code == 0
         how = "was stopped" if worker.is_stopping else "died"
         reason = f"worker {how}, " + (f"signal {-code}" if code is not None and code < 0 else f"exit {code}")
+        leases.end_group(note.group)
         killed = worker.killed_for
         ended = None if killed is None else (killed.job, killed.claim, killed.failure)
         is_blamed = killed is None and not worker.is_stopping
@@ -63,7 +64,7 @@ class Recovery:
         note = leases.read_note(path)
         if not ProcessIdentity.parse(row.process).kill():
             return  # not yet gone: its jobs stay its own
-        leases.kill_group(note.group)
+        leases.end_group(note.group)
         self._give_output(connection, row.lease, note)
         self._recover(connection, _death(row, note, "worker died with its runner", is_blamed=False))
         leases.discard(path)

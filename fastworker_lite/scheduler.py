@@ -43,6 +43,8 @@ IDLE = 2.0
 #: The longest sleep while a job is scheduled: a suspended machine's timers do not see the time pass.
 LONGEST_SLEEP = 30.0
 NEVER = float("inf")
+#: Seconds from becoming the leader to removing old jobs, and from then on to the next time.
+FIRST_PRUNE, PRUNE_EVERY = 60.0, 3600.0
 #: So many workers dying before they are ready, within so many seconds, end the runner.
 EARLY_DEATHS, EARLY_SECONDS = 5, 10.0
 
@@ -103,6 +105,7 @@ class Scheduler:
         self._pool = Pool(self._paths, config.worker_count, self._make_setup, self._on_death)
         self._postman = Postman(self._connection, Limits(config.callbacks.max_age, config.callbacks.max_events, clock))
         self._hooks: HookRunner | None = None
+        self._pruning: asyncio.Task[None] | None = None
         self._is_leading = False
         self._recovery = Recovery(self._paths, self._waker, config.max_log, clock)
         self._burials: set[asyncio.Task[None]] = set()
@@ -204,6 +207,9 @@ class Scheduler:
         await self._postman.close()
         if self._hooks is not None:
             await self._hooks.close()
+        if self._pruning is not None:
+            self._pruning.cancel()
+            await asyncio.wait([self._pruning])
         loop = asyncio.get_running_loop()
         for descriptor in (
             self._log_watch,
@@ -317,6 +323,7 @@ class Scheduler:
 
         counts, everybody, waiting = await self._connection.write(transact)
         self._waker.poke_all(waiting)
+        self._tell_soon()  # of those that expired
         for where in everybody:
             self._waker.poke(where.wake, counts[Lane.SYNC])
             self._waker.poke(where.wake_async, counts[Lane.ASYNC])
@@ -401,7 +408,7 @@ class Scheduler:
 
     async def _begin_leading(self) -> None:
         """The leader tells whoever listens, and runs the hooks of its configuration."""
-        self._is_leading = True
+        await self._postman.open()
         if self._config.hooks.is_wanted:
             ends = listeners.ENDS
             await self._connection.write(
@@ -411,7 +418,7 @@ class Scheduler:
             self._hooks.start()
         else:
             await self._connection.write(listeners.unregister, hooks.NAME)
-        await self._postman.open()
+        self._is_leading = True  # last: when the file was busy, all of it is done again
 
 
 def _soonest(sleeps: list[float | None]) -> float | None:

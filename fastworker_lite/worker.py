@@ -287,7 +287,7 @@ class Worker:
             os.close(stdout)
             os.close(stderr)
         if returncode < 0:
-            leases.kill_group(process.pid)  # it was ended by force: so is what it has left behind
+            leases.end_group(process.pid)  # it was ended by force: so is what it has left behind
         for path in paths:
             trim(path, self._setup.max_log)
         return execution.command_outcome(job, started, returncode)

@@ -248,6 +248,15 @@ class Connection:
             self._gate.pause_checkpoints()
         return not busy
 
+    def vacuum(self) -> None:
+        """Give some free pages of the database back to the file system."""
+        self._check_usable()
+        self._check_descriptors()
+        with typed_errors(self.paths.database), self._gate:
+            # By executescript: Python steps a statement of execute once, which frees one page.
+            self.sql.executescript("PRAGMA incremental_vacuum(200);")
+            self._after_commit()
+
     # ---- the end
 
     def _check_usable(self) -> None:

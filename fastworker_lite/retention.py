@@ -1,0 +1,55 @@
+"""Removes jobs that ended long ago, with their logs, a thousand rows at a time.
+
+Runs in: the runner's process that leads, and `fwl prune`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+from .config import Keep
+from .output import STREAMS
+from .store import retention
+from .store.connection import Connection
+
+
+def moments(keep: Keep, now: float, surplus: float | None) -> dict[str, float]:
+    """For each state in which a job can end, the moment from which on such jobs are kept."""
+    oldest = float("-inf") if surplus is None else surplus
+    spans = {"succeeded": keep.succeeded, "failed": keep.failed, "cancelled": keep.cancelled, "expired": keep.expired}
+    return {state: max(oldest, now - span) for state, span in spans.items()}
+
+
+def prune(
+    connection: Connection, before: Mapping[str, float], *, results_before: float | None = None, is_dry: bool = False
+) -> Iterator[int]:
+    """Remove, step by step, what ended before the moment for its state. Yields after each step how many jobs it removed."""
+    last = 0
+    while True:
+        if is_dry:
+            step = connection.read(_dry_page, last, before)
+        else:
+            step = connection.write_fast(retention.prune_page, last, before)
+            _remove_logs(connection, step.removed)
+            if results_before is not None:
+                connection.write_fast(retention.forget_results, last, results_before)
+            if step.removed:
+                connection.vacuum()
+        yield len(step.removed)
+        if not step.last:
+            return
+        last = step.last
+
+
+def _dry_page(sql: object, last: int, before: Mapping[str, float]) -> retention.Pruned:
+    return retention.prune_page(sql, last, before, is_dry=True)  # type: ignore[arg-type]
+
+
+def _remove_logs(connection: Connection, removed: list[tuple[int, int]]) -> None:
+    for job_id, attempts in removed:
+        for attempt in range(1, attempts + 1):
+            for stream in STREAMS:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(connection.paths.log(job_id, attempt, stream))
