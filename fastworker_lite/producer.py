@@ -248,15 +248,16 @@ def cancel(
         cancelling.set_manner(sql, job_id, grace, first_signal)
         found = job_store.cancel(sql, job_id, time.time())
         waiting = waiters.take(sql, [job_id])
-        if found != State.RUNNING:
-            return _Cancelled(found, waiting, [], None)
         return _Cancelled(found, waiting, runners.addresses(sql), cancelling.lone_process(sql, job_id))
 
     cancelled = connection.write(transact)
     waker.poke_all(cancelled.waiting)
     for where in cancelled.runners:
-        waker.poke(where.wake_async)
-        waker.poke(where.control)
+        if cancelled.found == State.RUNNING:
+            waker.poke(where.wake_async)
+            waker.poke(where.control)
+        else:
+            waker.poke(where.outbox)  # it is over, and somebody may listen
     if cancelled.process is not None:
         _tell_to_end(cancelled.process)
     if cancelled.found is None:
@@ -322,6 +323,14 @@ def new_listener(address: str, task: str, queue: str | None, on: Sequence[str], 
         if not isinstance(text, str) or not text or "\0" in text or len(text) > 500:
             raise ConfigError(f"{what} must be a text of 1 to 500 characters, got {text!r:.80}")
     return NewListener(name or path, path, task, None if queue is None else parse_queue(queue), ends)
+
+
+def tell_soon(connection: Connection) -> None:
+    """Have the runner that leads look at what is to be told."""
+    waker = Waker()
+    for where in connection.read(runners.addresses):
+        waker.poke(where.outbox)
+    waker.close()
 
 
 def register_listener(connection: Connection, listener: NewListener) -> str:

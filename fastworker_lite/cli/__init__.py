@@ -5,7 +5,11 @@
     session     what one invocation knows: which file, which form of output
     problems    what can go wrong, with its exit code
     render      text for terminals, JSON for programs
-    submitting, running, listing, details, waiting, cancelling, serving    one command family each
+    records     a job as it is shown, in words and in JSON
+    submitting, running, listing, details, explaining, reading, waiting, cancelling, retrying, serving, draining
+                one command family each
+    here, attending, signals, terminals    how `fwl run` runs a command itself
+    following, printing                    how output is passed on while it comes
 
 What `submit status wait cancel show` import is kept small: they start in a tenth of a second.
 

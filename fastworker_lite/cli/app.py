@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from . import cancelling, details, draining, listing, running, serving, submitting, waiting
+from . import (
+    cancelling,
+    details,
+    draining,
+    explaining,
+    listing,
+    reading,
+    retrying,
+    running,
+    serving,
+    submitting,
+    waiting,
+)
 from .options import Command, Group
 from .session import Session
 
@@ -45,8 +57,11 @@ app.command("run", cls=Command, context_settings=_FOREIGN_WORDS)(running.run)
 app.command("status", cls=Command, context_settings=_SETTINGS)(listing.status)
 app.command("ls", cls=Command, context_settings=_SETTINGS, hidden=True)(listing.status)
 app.command("show", cls=Command, context_settings=_SETTINGS)(details.show)
+app.command("logs", cls=Command, context_settings=_SETTINGS)(reading.logs)
+app.command("why", cls=Command, context_settings=_SETTINGS)(explaining.why)
 app.command("wait", cls=Command, context_settings=_SETTINGS)(waiting.wait)
 app.command("cancel", cls=Command, context_settings=_SETTINGS)(cancelling.cancel)
+app.command("retry", cls=Command, context_settings=_SETTINGS)(retrying.retry)
 app.command("worker", cls=Command, context_settings=_SETTINGS)(serving.worker)
 app.command("drain", cls=Command, context_settings=_SETTINGS)(draining.drain)
 app.command("version", cls=Command, context_settings=_SETTINGS)(details.version)

@@ -1,77 +1,125 @@
-"""`fwl cancel`: have jobs not run.
+"""`fwl cancel`: have jobs not run, or run no longer.
 
 Runs in: the command line.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import signal
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
 from .. import producer
 from ..errors import JobNotFound
-from ..job import State
+from ..job import ACTIVE, State
 from ..sockets import Waker
-from ..store import queries
+from ..store import cancelling, queries
 from ..store.connection import Connection
-from . import options
-from .problems import FAILED, REFUSED, CommandError, no_such_job, usage
-from .records import state_label
-from .session import Session, select_ids
+from . import abandoned, acting, options, render
+from .acting import Result
+from .problems import no_such_job, usage
+from .records import sentence, signal_name, state_label
+from .session import Session, require_words, select_some
+from .values import parse_duration, parse_signal
+from .waiting import watch
+
+#: Seconds after which is looked whether the jobs we wait for still have somebody who would end them.
+LOOK_FOR_RUNNER = 1.0
 
 
-def cancel(context: typer.Context, ids: options.Ids = None, task_id: options.TaskId = None) -> int:
-    """Cancel jobs that have not begun."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How running jobs are to end."""
+
+    signal: int | None
+    grace: float | None
+    is_waited_for: bool
+
+
+def cancel(
+    context: typer.Context,
+    ids: options.Ids = None,
+    first_signal: Annotated[
+        str | None, typer.Option("--signal", metavar="NAME|N", help="What a running job gets first.  [default: TERM]")
+    ] = None,
+    grace: Annotated[
+        str | None, typer.Option("--grace", metavar="DUR", help="How long it may take to end before it gets KILL.")
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="KILL it at once, as --grace 0s.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until running jobs are gone.")] = False,
+    task_id: options.TaskId = None,
+) -> int:
+    """Cancel jobs: those that have not begun never run, running ones are ended.
+
+    fwl cancel 45 46
+    fwl cancel --grace 30s 45
+    fwl cancel --now @active
+    """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
-    words = [*(ids or []), *([task_id] if task_id is not None else [])]
-    if not words:
-        raise usage("which jobs? Give ids: fwl cancel 45 46")
+    if now and grace is not None:
+        raise usage("give either --now or --grace, not both")
+    manner = Manner(
+        signal=parse_signal("--signal", first_signal),
+        grace=0.0 if now else parse_duration("--grace", grace),
+        is_waited_for=not no_wait,
+    )
+    words = require_words([*(ids or []), *([task_id] if task_id is not None else [])], "cancel")
+    with session.open() as connection:
+        selected = select_some(connection, words)
+        return acting.put(session, "cancel", _cancel_all(session, connection, selected, manner))
+
+
+def _cancel_all(session: Session, connection: Connection, ids: list[int], manner: Manner) -> dict[int, Result]:
     waker = Waker()
     try:
-        with session.open() as connection:
-            selected = select_ids(connection, words)
-            problems = {job_id: _cancel(connection, waker, job_id) for job_id in selected}
+        results = {job_id: _cancel(session, connection, waker, job_id, manner) for job_id in ids}
+        stopping = [job_id for job_id, result in results.items() if result.state == State.RUNNING]
+        if manner.is_waited_for and stopping:
+            results |= _wait(session, connection, waker, stopping)
     finally:
         waker.close()
-    return _put(session, problems)
+    return results
 
 
-def _cancel(connection: Connection, waker: Waker, job_id: int) -> CommandError | None:
+def _cancel(session: Session, connection: Connection, waker: Waker, job_id: int, manner: Manner) -> Result:
     try:
-        found = producer.cancel(connection, waker, job_id)
+        found = producer.cancel(connection, waker, job_id, grace=manner.grace, first_signal=manner.signal)
     except JobNotFound:
-        return no_such_job(job_id, connection.read(queries.newest_id))
-    if found in (State.QUEUED, State.SCHEDULED, State.BLOCKED):
-        return None
+        return Result(problem=no_such_job(job_id, connection.read(queries.newest_id)))
     if found == State.RUNNING:
-        return CommandError(f"job {job_id} is running; this version cancels only jobs that have not begun", REFUSED)
+        session.chat(f"{job_id} stopping ({_how(session, connection, job_id)})")
+        return Result(state=found)
+    if found in ACTIVE:
+        session.chat(f"{job_id} cancelled")
+        return Result(state=State.CANCELLED)
     job = connection.read(queries.get, job_id)
-    return CommandError(f"job {job_id} already finished ({state_label(job) if job else found})", REFUSED)
+    return acting.refused(f"job {job_id} already finished ({state_label(job) if job else found})", "already_finished")
 
 
-def _put(session: Session, problems: dict[int, CommandError | None]) -> int:
-    failed = [problem for problem in problems.values() if problem is not None]
-    if session.is_json:
-        if len(problems) == 1 and failed:
-            raise failed[0]
-        session.put_json("fwl.actions/1", results=[_result(job_id, problem) for job_id, problem in problems.items()])
-    else:
-        for job_id, problem in problems.items():
-            if problem is None:
-                session.chat(f"{job_id} cancelled")
-            elif len(problems) > 1:
-                session.say(f"error: {problem.message}")
-    if len(problems) == 1 and failed:
-        raise failed[0]
-    codes = {problem.exit_code for problem in failed}
-    if len(failed) == len(problems) and len(codes) == 1:
-        return codes.pop()
-    return FAILED if failed else 0
+def _how(session: Session, connection: Connection, job_id: int) -> str:
+    """`TERM, KILL in 5 s`"""
+    manner = connection.read(cancelling.manner, job_id)
+    first = signal_name(manner.signal or signal.SIGTERM).removeprefix("SIG")
+    if first == "KILL":
+        return first
+    grace = session.config.kill_grace if manner.grace is None else manner.grace
+    return f"{first}, KILL {f'in {grace:g} s' if grace else 'at once'}"
 
 
-def _result(job_id: int, problem: CommandError | None) -> dict[str, Any]:
-    if problem is None:
-        return {"id": job_id, "ok": True, "action": "cancel", "state": str(State.CANCELLED)}
-    code = "refused" if problem.exit_code == REFUSED else "not_found"
-    return {"id": job_id, "ok": False, "action": "cancel", "error": {"code": code, "message": problem.message}}
+def _wait(session: Session, connection: Connection, waker: Waker, ids: list[int]) -> dict[int, Result]:
+    """Wait until these jobs have ended, and see to those that nobody would end any more."""
+    ended: dict[int, Result] = {}
+    try:
+        while left := [job_id for job_id in ids if job_id not in ended]:
+            abandoned.recover(session, connection, waker, left)
+            for job in watch(connection, left, LOOK_FOR_RUNNER):
+                ended[job.id] = Result(state=job.state)
+                session.chat(f"{job.id} {render.clean(sentence(job))}")
+            gone = set(left) - connection.read(queries.existing, left)
+            ended |= {job_id: Result(state=None) for job_id in gone}
+    except KeyboardInterrupt:
+        session.say(f"detached; still stopping: job {', '.join(str(job_id) for job_id in ids if job_id not in ended)}")
+        raise
+    return {job_id: ended[job_id] for job_id in ids}

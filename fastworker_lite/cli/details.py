@@ -8,29 +8,52 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from .. import __version__
-from ..job import Job, Kind, State
+from ..job import Attempt, Job, Kind, State
+from ..store import queries
 from . import render
+from .explaining import put_why
 from .problems import usage
-from .records import Record, as_json, last_lines, log_size, read_records, seconds_taken, sentence
+from .records import (
+    Record,
+    as_json,
+    attempt_text,
+    is_lost,
+    last_lines,
+    log_size,
+    outcome_text,
+    progress_text,
+    read_records,
+    seconds_taken,
+    sentence,
+)
 from .session import Session, find_jobs, select_ids
 
 
 def show(
     context: typer.Context,
     job: Annotated[str, typer.Argument(metavar="ID", help="45 or @last.")],
+    why: Annotated[bool, typer.Option("--why", help="Only why it is not running, or how it ended.")] = False,
 ) -> int:
-    """Everything about one job."""
+    """Everything about one job.
+
+    fwl show 45
+    fwl show @last --why
+    """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
+    if why:
+        return put_why(session, job)
     with session.open() as connection:
         ids = select_ids(connection, [job])
         if len(ids) != 1:
             raise usage(f"show takes one job, got {len(ids)}")
         [record] = read_records(connection, find_jobs(connection, ids), is_complete=True)
+        record = replace(record, attempts=connection.read(queries.attempts, record.job.id))
     if session.is_json:
         session.put_json("fwl.jobs/1", jobs=[as_json(record)])
         return 0
@@ -44,6 +67,7 @@ def _lines(record: Record, now: float) -> list[str]:
     title = f"job {job.id}" + (f" {job.name}" if job.name else "")
     lines = [render.clean(f"{title} {sentence(job)}")]
     lines += [f"  {label:<10} {render.clean(text)}" for label, text in _fields(record, now)]
+    lines += _attempt_lines(record.attempts or [], now)
     lines += _error_lines(job)
     if record.logs is not None and job.state is State.FAILED:
         tail = last_lines(record.logs[1], 10)
@@ -62,7 +86,11 @@ def _fields(record: Record, now: float) -> list[tuple[str, str]]:
         fields.append(("due", f"{render.local_time(job.due_at)} (in {render.duration(job.due_at - now)})"))
     if job.started_at is not None and job.attempt:
         taken = render.duration(seconds_taken(job, now))
-        fields.append(("ran", f"{taken}   attempt {job.attempt} of {max(job.attempt, job.tries)}"))
+        fields.append(("ran", f"{taken}   attempt {attempt_text(job, job.attempt)}"))
+    if record.progress is not None:
+        fields.append(("progress", progress_text(record.progress)))
+    if job.cancel is not None and job.state is State.RUNNING:
+        fields.append(("cancel", "it is being ended"))
     if job.timeout is not None:
         fields.append(("timeout", render.duration(job.timeout)))
     if job.kind is Kind.CALL and job.state is State.SUCCEEDED:
@@ -79,9 +107,30 @@ def _result_text(record: Record) -> str:
     return json.dumps(record.result) if record.result is not None else "null, or a Python value: it is read with Client"
 
 
+def _attempt_lines(attempts: list[Attempt], now: float) -> list[str]:
+    """Every try, where there was more than one."""
+    if len(attempts) < 2:
+        return []
+    rows = [_attempt_row(one, now) for one in attempts]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return ["  attempts:", *(f"    {'  '.join(row).rstrip()}" for row in cells)]
+
+
+def _attempt_row(attempt: Attempt, now: float) -> list[str]:
+    began, ended = attempt.started_at, attempt.finished_at
+    return [
+        str(attempt.number),
+        render.clean(outcome_text(attempt)),
+        render.local_time(began),
+        render.duration(None if began is None else (now if ended is None else ended) - began),
+        "" if attempt.worker_pid is None else f"worker pid {attempt.worker_pid}",
+    ]
+
+
 def _error_lines(job: Job) -> list[str]:
     text = job.traceback or (job.error if job.error != job.reason else None)
-    if not text:
+    if not text or job.state not in (State.FAILED, State.SCHEDULED) or is_lost(job):  # it may be an earlier attempt's
         return []
     return ["  error:", *(f"    {render.clean(line)}" for line in text.splitlines())]
 

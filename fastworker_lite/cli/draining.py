@@ -145,5 +145,5 @@ def _put_failed(connection: Connection, failed: list[Job]) -> None:
         ]
         render.say(" ".join(render.clean(word) for word in words if word))
         lines = [line for path in record.logs or () for line in last_lines(path, 20)]
-        for line in lines or (job.traceback or "").splitlines()[-20:]:
+        for line in lines + (job.traceback or "").splitlines()[-20:]:
             render.say(f"    {render.clean(line)}")

@@ -1,4 +1,4 @@
-"""Watching a job that another process runs: its output as it comes, until it ends.
+"""What jobs print, as it comes, until they end.
 
 Runs in: the command line.
 """
@@ -7,72 +7,86 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import time
+from collections.abc import Generator, Sequence
 
-from ..errors import JobNotFound
-from ..job import ACTIVE, Job, State
-from ..store import queries
+from .. import logs, producer
+from ..sockets import WakeSocket, socket_directory, wait_readable
+from ..store import waiters
 from ..store.connection import Connection
-from .session import live_runners
+from ..watches import FileWatch
 
-#: Seconds between two looks at the logs of a running job.
-PAUSE = 0.1
-#: Seconds between two looks at whether anybody is there to run it.
-LOOK_FOR_RUNNER = 1.0
-_CHUNK = 65536
+#: Seconds after which is looked again, whatever was not told.
+LOOK_AGAIN = 1.0
+#: Seconds between two looks, at least: of a job that prints without a pause more is read at a time.
+PAUSE = 0.02
 
-
-class _Tail:
-    """A growing file, copied to a descriptor."""
-
-    def __init__(self, path: str, target: int) -> None:
-        self._path = path
-        self._target = target
-        self._offset = 0
-
-    def copy(self) -> None:
-        """Copy what is new."""
-        with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as file:
-            file.seek(self._offset)
-            while data := file.read(_CHUNK):
-                self._offset += len(data)
-                write_all(self._target, data)
+#: While there is nothing to tell.
+IDLE = (0, "out", b"")
 
 
-def follow(connection: Connection, job_id: int, *, is_shown: bool) -> Job | None:
-    """Show the output of a job until it has ended. None when nobody is left who would run it."""
-    tails: dict[int, list[_Tail]] = {}
-    looked = time.monotonic()
-    while True:
-        job = connection.read(queries.get, job_id)
-        if job is None:
-            raise JobNotFound(job_id)
-        if is_shown and job.attempt:
-            for tail in tails.setdefault(job.attempt, _tails(connection, job)):
-                tail.copy()
-        if job.state not in ACTIVE:
-            return job
-        if job.state is State.QUEUED and time.monotonic() - looked > LOOK_FOR_RUNNER:
-            looked = time.monotonic()
-            if not live_runners(connection):
-                return None
+def follow(
+    connection: Connection, ids: Sequence[int], also: Sequence[int] = ()
+) -> Generator[tuple[int, str, bytes], None, None]:
+    """What these jobs print, as (job, `out` or `err`, bytes), until all of them have ended.
+
+    `IDLE` comes once there is nothing left to tell, then again whenever there may be something, or one of the descriptors
+    *also* can be read, and at least once a second. Raises `JobNotFound`.
+    """
+    with contextlib.closing(_Bell(connection, ids, also)) as bell:
+        going = {job_id: logs.follow(connection, job_id) for job_id in ids}
+        try:
+            while going:
+                for job_id, pieces in list(going.items()):
+                    for stream, data in pieces:
+                        if not data:
+                            break
+                        yield job_id, stream, data
+                    else:
+                        del going[job_id]
+                if going:
+                    yield IDLE
+                    bell.wait()
+        finally:
+            for pieces in going.values():
+                pieces.close()
+
+
+class _Bell:
+    """Rings when a job prints, and when one of ours ends.
+
+    `logs.follow` watches the folder of the logs, and sleeps until something changes there. The end of a job changes
+    nothing in it, so the folder is touched for its sake: by us, who are poked.
+    """
+
+    def __init__(self, connection: Connection, ids: Sequence[int], also: Sequence[int]) -> None:
+        self._connection = connection
+        self._also = also
+        self._folder = connection.paths.logs
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        self._watch = FileWatch(self._folder)
+        self._watch.arm()
+        name = f"log-{os.getpid()}-{secrets.token_hex(4)}"
+        self._socket = WakeSocket(os.path.join(socket_directory(connection.paths), name))
+        try:
+            producer.wait_for(connection, ids, self._socket.address)
+        except BaseException:
+            self.close()
+            raise
+
+    def wait(self) -> None:
+        """Sleep until it rings. Every `logs.follow` of this file is awake then."""
         time.sleep(PAUSE)
+        ready = wait_readable([self._watch.fileno(), self._socket.fileno(), *self._also], LOOK_AGAIN)
+        self._socket.clear()
+        if self._watch.fileno() not in ready:
+            os.utime(self._folder)
+        self._watch.clear()
+        self._watch.arm()
 
-
-def _tails(connection: Connection, job: Job) -> list[_Tail]:
-    paths = connection.paths
-    return [_Tail(paths.log(job.id, job.attempt, "out"), 1), _Tail(paths.log(job.id, job.attempt, "err"), 2)]
-
-
-def replay(connection: Connection, job: Job) -> None:
-    """The output of a job's last attempt, after the fact."""
-    if job.attempt:
-        for tail in _tails(connection, job):
-            tail.copy()
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of *data*, however little fits at a time."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    def close(self) -> None:
+        """Remove the socket, and the rows that name it."""
+        self._watch.close()
+        self._socket.close()
+        self._connection.write_fast(waiters.forget, self._socket.address)

@@ -19,7 +19,7 @@ from ..store import queries
 from ..store.connection import Connection
 from . import options, render
 from .problems import usage
-from .records import Record, as_json, read_records, seconds_taken, state_label
+from .records import Record, as_json, progress_text, read_records, seconds_taken, state_label
 from .session import Session, find_jobs, live_runners, select_ids
 
 #: How many jobs are shown unless -a or -n says otherwise.
@@ -153,7 +153,11 @@ def _put(session: Session, connection: Connection, wish: Wish, *, is_tsv: bool) 
         render.put_columns(_HEADER, [_row(record, now) for record in records])
         _put_footer(session, connection, jobs, wish)
     else:
-        session.say("no jobs match" if wish.states or wish.is_all else "no jobs yet. Try: fwl submit -- echo hello")
+        session.say(
+            "no jobs match"
+            if wish.words or wish.states or wish.is_all
+            else "no jobs yet. Try: fwl submit -- echo hello"
+        )
     return 0
 
 
@@ -170,14 +174,22 @@ def _row(record: Record, now: float) -> list[str]:
         job.name or "-",
         render.age(now - job.created_at),
         render.duration(taken),
-        record.text + _why(job, now),
+        record.text + _remark(record, now),
     ]
 
 
-def _why(job: Job, now: float) -> str:
+def _remark(record: Record, now: float) -> str:
+    """What a person asks next: `  (in 25s)`, `  (40/100 half-way)`."""
+    job = record.job
+    remarks = []
     if job.state is State.SCHEDULED and job.due_at is not None:
-        return f"  (in {render.duration(job.due_at - now)})"
-    return f"  ({job.reason})" if job.state is State.BLOCKED and job.reason else ""
+        remarks.append(f"in {render.duration(job.due_at - now)}")
+    elif job.state is State.BLOCKED and job.reason:
+        remarks.append(job.reason)
+    elif job.state is State.RUNNING:
+        remarks += [progress_text(record.progress)] if record.progress is not None else []
+        remarks += ["being cancelled"] if job.cancel is not None else []
+    return "".join(f"  ({remark})" for remark in remarks)
 
 
 def _tsv_row(record: Record) -> list[object]:

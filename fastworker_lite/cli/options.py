@@ -15,7 +15,11 @@ from .problems import usage
 from .session import Session
 
 #: The flag with which a command's exit code becomes the job's, and its parameter.
-_PASS_THROUGH = {"submit": ("--wait", "wait"), "wait": ("--exit-code", "exit_code_wanted")}
+_PASS_THROUGH = {
+    "submit": ("--wait", "wait"),
+    "wait": ("--exit-code", "exit_code_wanted"),
+    "logs": ("--exit-code", "exit_code_wanted"),
+}
 
 #: What people type who come from other job runners.
 _MEANT = {
@@ -23,6 +27,12 @@ _MEANT = {
     "enqueue": "fwl submit",
     "exec": "fwl run",
     "kill": "fwl cancel",
+    "restart": "fwl retry",
+    "rerun": "fwl retry",
+    "tail": "fwl logs -f",
+    "follow": "fwl logs -f",
+    "output": "fwl logs",
+    "explain": "fwl why",
     "list": "fwl status",
     "ps": "fwl status",
     "jobs": "fwl status",
@@ -30,6 +40,10 @@ _MEANT = {
     "start": "fwl worker",
     "serve": "fwl worker",
 }
+
+
+#: How a paragraph of examples begins.
+_EXAMPLES = ("fwl ", "*/5 ", "printf ")
 
 
 def _set(name: str) -> Callable[[typer.Context, Any, Any], None]:
@@ -67,6 +81,7 @@ class Command(TyperCommand):
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self.params += _global_options()
+        self.help = _keep_examples(self.help or "")
 
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
         """Parse, and note what an error would have to look like."""
@@ -78,6 +93,12 @@ class Command(TyperCommand):
         rest = super().parse_args(context, _expand_args(args) if self.name == "submit" else args)
         session.is_pass_through = self.name == "run" or bool(context.params.get(parameter))
         return rest
+
+
+def _keep_examples(text: str) -> str:
+    """Have the lines of examples stay lines: the parser would fill a paragraph, unless \\b says that it is not one."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(f"\b\n{one}" if one.lstrip().startswith(_EXAMPLES) else one for one in paragraphs)
 
 
 class Group(TyperGroup):
@@ -134,6 +155,19 @@ Name = Annotated[str | None, typer.Option("--name", metavar="TEXT", help="What t
 Timeout = Annotated[str | None, typer.Option("--timeout", metavar="DUR", help="How long one attempt may take.")]
 Retries = Annotated[int | None, typer.Option("--retries", metavar="N", help="How often a failed job is tried again.")]
 RetryDelay = Annotated[str | None, typer.Option("--retry-delay", metavar="DUR", help="How long to wait before that.")]
+RetryBackoff = Annotated[
+    float | None, typer.Option("--retry-backoff", metavar="F", help="By what that grows each time; it is random then.")
+]
+RetryMaxDelay = Annotated[
+    str | None, typer.Option("--retry-max-delay", metavar="DUR", help="The most it grows to.  [default: 1h]")
+]
+RetryOnTimeout = Annotated[bool, typer.Option("--retry-on-timeout", help="Try again also what took too long.")]
+Grace = Annotated[
+    str | None, typer.Option("--grace", metavar="DUR", help="From being told to end (TERM) to being ended (KILL).")
+]
+Expires = Annotated[
+    str | None, typer.Option("--expires", metavar="DUR", help="Do not start it after this time: it ends as expired.")
+]
 OnLost = Annotated[
     str | None, typer.Option("--on-lost", metavar="retry|fail", help="What becomes of the job when its worker dies.")
 ]
@@ -145,5 +179,7 @@ Shell = Annotated[
 ]
 NewQueue = Annotated[bool, typer.Option("--new-queue", help="Make the queue if there is none of that name.")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="-- CMD [ARG...]", help="The command and its arguments.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="45, 40-45, @last, or - for ids on stdin.")]
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="ID...", help="45, 40-45, @last, @failed, @active, or - for ids on stdin.")
+]
 TaskId = Annotated[str | None, typer.Option("--task-id", hidden=True)]

@@ -33,11 +33,13 @@ _NAMES = {
 class CommandError(Exception):
     """A command cannot do what it was asked to; nothing was changed."""
 
-    def __init__(self, message: str, exit_code: int, hint: str | None = None) -> None:
+    def __init__(self, message: str, exit_code: int, hint: str | None = None, code: str | None = None) -> None:
+        """*code* names the problem for programs, where the exit code alone does not."""
         super().__init__(message)
         self.message = message
         self.exit_code = exit_code
         self.hint = hint
+        self.code = code or _NAMES.get(exit_code, "failed")
 
 
 class Problem(NamedTuple):
@@ -76,15 +78,15 @@ _BY_CLASS: tuple[tuple[type[BaseException], int], ...] = (
 
 def describe(error: BaseException, *, is_pass_through: bool) -> Problem:
     """Any exception as a problem. In the pass-through family every trouble of ours is 125: other codes are the job's."""
-    hint = None
+    hint = code = None
     if isinstance(error, CommandError):
-        message, exit_code, hint = error.message, error.exit_code, error.hint
+        message, exit_code, hint, code = error.message, error.exit_code, error.hint, error.code
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         message, exit_code = f"cannot write the output: {error.strerror}", FAILED
     else:
         exit_code = next((code for kind, code in _BY_CLASS if isinstance(error, kind)), BUG)
         message = _first_line(error) if exit_code != BUG else f"unexpected: {type(error).__name__}: {error}"
-    name = _NAMES.get(exit_code, "failed")
+    name = code or _NAMES.get(exit_code, "failed")
     if is_pass_through and exit_code not in (TIMED_OUT, INTERRUPTED):
         exit_code = OWN_TROUBLE
     return Problem(name, message, hint, exit_code)

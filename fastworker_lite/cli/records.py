@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import serialization
-from ..job import Command, Job, Kind, State
-from ..leases import ProcessIdentity
-from ..store import queries, runners
+from ..job import Attempt, Command, Job, Kind, Progress, State
+from ..store import queries, situation
 from ..store.connection import Connection
 from . import render
 from .problems import FAILED, OWN_TROUBLE, TIMED_OUT
@@ -33,9 +32,11 @@ class Record:
     #: The call as text, as far as it can be read without running anything.
     result: Any = None
     #: Of a call that was made in JSON.
-    worker_pid: int | None = None
+    progress: Progress | None = None
+    attempts: list[Attempt] | None = None
+    #: Every try, the last or running one included; None where nobody asked.
     logs: tuple[str, str] | None = None
-    #: Where a command's output went: stdout and stderr of its last attempt.
+    #: Where the output goes once an attempt is over: stdout and stderr of the last one.
 
     @property
     def text(self) -> str:
@@ -43,28 +44,32 @@ class Record:
 
 
 def read_records(connection: Connection, jobs: Sequence[Job], *, is_complete: bool = False) -> list[Record]:
-    """These jobs with their commands, and when *is_complete* with results and workers too."""
+    """These jobs with their commands and progress, and when *is_complete* with results too."""
     ids = [job.id for job in jobs]
     payloads = connection.read(queries.payloads, ids)
-    results, pids = _read_rest(connection, ids) if is_complete else ({}, {})
+    progress = connection.read(situation.progress_of, ids)
+    results = _read_results(connection, ids) if is_complete else {}
     return [
         Record(
             job=job,
             command=_command(job, payloads.get(job.id, b"")),
             call=_call(job, payloads.get(job.id, b"")),
             result=results.get(job.id),
-            worker_pid=pids.get(job.worker) if job.worker is not None else None,
+            progress=_of_this_attempt(job, progress.get(job.id)),
             logs=_logs(connection, job),
         )
         for job in jobs
     ]
 
 
-def _read_rest(connection: Connection, ids: list[int]) -> tuple[dict[int, Any], dict[int, int]]:
+def _of_this_attempt(job: Job, progress: Progress | None) -> Progress | None:
+    """What an earlier attempt said of itself is not true of this one."""
+    return progress if progress is not None and progress.at >= (job.started_at or 0.0) else None
+
+
+def _read_results(connection: Connection, ids: list[int]) -> dict[int, Any]:
     ended = connection.read(queries.ended, ids)
-    results = {one.job.id: serialization.read_json_result(one.result) for one in ended if one.job.kind is Kind.CALL}
-    workers = connection.read(runners.workers)
-    return results, {row.id: ProcessIdentity.parse(row.process).pid for row in workers}
+    return {one.job.id: serialization.read_json_result(one.result) for one in ended if one.job.kind is Kind.CALL}
 
 
 def _command(job: Job, payload: bytes) -> Command | None:
@@ -90,7 +95,7 @@ def _call(job: Job, payload: bytes) -> str:
 
 
 def _logs(connection: Connection, job: Job) -> tuple[str, str] | None:
-    if job.kind is not Kind.COMMAND or not job.attempt:
+    if not job.attempt:
         return None
     return connection.paths.log(job.id, job.attempt, "out"), connection.paths.log(job.id, job.attempt, "err")
 
@@ -101,19 +106,31 @@ def _logs(connection: Connection, job: Job) -> tuple[str, str] | None:
 def state_label(job: Job) -> str:
     """The state with what a person asks next: `failed(3)`, `failed(SIGSEGV)`, `retry 2/3`."""
     if job.state is State.SCHEDULED and job.failures:
-        return f"retry {job.failures + 1}/{job.tries}"
+        return f"retry {attempt_text(job, job.failures + 1, '/')}"
     if job.state is not State.FAILED:
         return str(job.state)
     if is_timed_out(job):
         return "failed(timeout)"
+    if is_lost(job):
+        return "failed(lost)"
     if job.exit_code is not None:
         return f"failed({job.exit_code})"
     return f"failed({signal_name(job.signal)})" if job.signal is not None else "failed"
 
 
+def attempt_text(job: Job, number: int, of: str = " of ") -> str:
+    """`2 of 3`, and `2` where nobody said how many there may be but perhaps the task."""
+    return str(number) if job.retries is None else f"{number}{of}{max(number, job.tries)}"
+
+
 def is_timed_out(job: Job) -> bool:
     """Whether its runner ended it, whatever signal that took; a task may raise `TimeoutError` itself."""
     return job.error_type == "TimeoutError" and (job.reason or "").startswith("timed out")
+
+
+def is_lost(job: Job) -> bool:
+    """Whether its worker died under it; what an earlier attempt has left in the row says nothing then."""
+    return (job.reason or "").startswith(("lost:", "poison:"))
 
 
 def signal_name(number: int) -> str:
@@ -126,9 +143,21 @@ def signal_name(number: int) -> str:
 def sentence(job: Job) -> str:
     """How it stands with a job: `failed: exit 3`, `succeeded`, `cancelled`."""
     reason = job.reason if job.reason != job.state else None
-    if job.kind is Kind.CALL and job.error and job.error_type:
+    if job.kind is Kind.CALL and job.state is State.FAILED and job.error and job.error_type and not is_lost(job):
         reason = f"{job.error_type}: {job.error.splitlines()[0]}" if job.error.strip() else job.error_type
     return f"{job.state}: {reason}" if reason else str(job.state)
+
+
+def progress_text(progress: Progress) -> str:
+    """How far a job is: `40/100 half-way there`."""
+    total = "" if progress.total is None else f"/{progress.total:.12g}"
+    return f"{progress.done:.12g}{total}" + (f" {progress.note}" if progress.note else "")
+
+
+def outcome_text(attempt: Attempt) -> str:
+    """How a try ended: `failed: exit 3`, `timed out after 2.0s`."""
+    reason = attempt.reason or attempt.outcome
+    return reason if reason.startswith(attempt.outcome) else f"{attempt.outcome}: {reason}"
 
 
 def seconds_taken(job: Job, now: float) -> float | None:
@@ -144,10 +173,14 @@ def exit_code(job: Job) -> tuple[int, str]:
     """What `fwl run` ends with for this job, and whether the "job" said so or "fwl"."""
     if job.state is State.SUCCEEDED:
         return job.exit_code or 0, "job"
+    if job.state is State.CANCELLED and job.signal is not None:
+        return 128 + job.signal, "job"
     if job.state is not State.FAILED:
         return OWN_TROUBLE, "fwl"
     if is_timed_out(job):
         return TIMED_OUT, "fwl"
+    if is_lost(job):
+        return OWN_TROUBLE, "fwl"
     if job.exit_code is not None:
         return job.exit_code, "job"
     if job.signal is not None:
@@ -173,7 +206,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "priority": job.priority,
         "state": str(job.state),
         "exit_code": job.exit_code,
-        "signal": job.signal,
+        "signal": job.signal if job.state is not State.RUNNING else None,
         "reason": job.reason,
         "error": job.error,
         "error_type": job.error_type,
@@ -187,10 +220,14 @@ def as_json(record: Record) -> dict[str, Any]:
         "finished_at": render.rfc3339(job.finished_at),
         "duration_s": _rounded(seconds_taken(job, time.time())),
         "timeout_s": job.timeout,
-        "worker": {"pid": record.worker_pid, "host": None} if record.worker_pid is not None else None,
+        "worker": {"pid": job.worker_pid, "host": None} if job.worker_pid is not None else None,
         "pid": None,
         "log": _log_json(record),
         "result": record.result,
+        "progress": _progress_json(record.progress),
+        "attempts": None if record.attempts is None else [_attempt_json(one) for one in record.attempts],
+        "cancel": job.cancel,
+        "expires_at": render.rfc3339(job.expires_at),
     }
 
 
@@ -204,6 +241,31 @@ _UNUSED: dict[str, Any] = {
     "after_mode": "success",
     "schedule": None,
 }
+
+
+def _progress_json(progress: Progress | None) -> dict[str, Any] | None:
+    if progress is None:
+        return None
+    at = render.rfc3339(progress.at)
+    return {"done": progress.done, "total": progress.total, "note": progress.note, "at": at}
+
+
+def _attempt_json(attempt: Attempt) -> dict[str, Any]:
+    is_over = attempt.started_at is not None and attempt.finished_at is not None
+    return {
+        "number": attempt.number,
+        "outcome": attempt.outcome,
+        "started_at": render.rfc3339(attempt.started_at),
+        "finished_at": render.rfc3339(attempt.finished_at),
+        "duration_s": _rounded(attempt.finished_at - attempt.started_at) if is_over else None,  # type: ignore[operator]
+        "reason": attempt.reason,
+        "error_type": attempt.error_type,
+        "error": attempt.error,
+        "traceback": attempt.traceback,
+        "exit_code": attempt.exit_code,
+        "signal": attempt.signal,
+        "worker_pid": attempt.worker_pid,
+    }
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -5,19 +5,33 @@ Runs in: the command line.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .. import producer
 from ..job import Job, State
+from ..sockets import Waker
+from ..store import queries
 from ..store.connection import Connection
 from . import options, render
 from .ordering import Order, build
 from .problems import usage
 from .records import exit_code, seconds_taken, sentence
-from .session import Session, check_queues, live_runners
-from .submitting import capture_environment, parse_options, store
+from .session import Session, live_runners
+from .submitting import capture_environment, check_own_queues, parse_options, store
+
+if TYPE_CHECKING:
+    from .signals import Signals
+    from .terminals import Shown
+
+#: Seconds between two looks at whether anybody is there to run the job.
+LOOK_FOR_RUNNER = 1.0
+#: Seconds before the next look at a job that somebody else has taken, who is not to be seen.
+PAUSE = 0.05
 
 
 def run(
@@ -27,13 +41,21 @@ def run(
     quiet_unless_failed: Annotated[
         bool, typer.Option("--quiet-unless-failed", help="Show the output only of a job that failed.")
     ] = False,
+    no_pty: Annotated[
+        bool, typer.Option("--no-pty", help="Give the command pipes, where it would find a terminal as we do.")
+    ] = False,
     queue: options.Queue = None,
     new_queue: options.NewQueue = False,
     priority: options.Priority = None,
     name: options.Name = None,
     timeout: options.Timeout = None,
+    grace: options.Grace = None,
     retries: options.Retries = None,
     retry_delay: options.RetryDelay = None,
+    retry_backoff: options.RetryBackoff = None,
+    retry_max_delay: options.RetryMaxDelay = None,
+    retry_on_timeout: options.RetryOnTimeout = False,
+    expires: options.Expires = None,
     on_lost: options.OnLost = None,
     cwd: options.Folder = None,
     clean_env: options.CleanEnvironment = False,
@@ -41,9 +63,12 @@ def run(
 ) -> int:
     """Queue a command, run it, show its output, and exit with its code.
 
-    A running worker takes it; without one it runs in this process.
+    fwl run -- make -j4
+    fwl run --timeout 2h --quiet-unless-failed -- backup.sh
+    fwl run --retries 3 --retry-delay 5s --retry-backoff 2 -- curl -fsS https://example.com
 
-    fwl run --timeout 2h -- backup.sh
+    A running worker takes it; without one it runs in this process, and finds a terminal if there is one. Ctrl-C is passed
+    on to the command; a second one ends it.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     if session.is_json:
@@ -55,38 +80,100 @@ def run(
         environment=capture_environment(clean_env, env or []),
         is_checked=False,
         options=parse_options(
-            queue=queue, priority=priority, name=name, timeout=timeout, retries=retries, retry_delay=retry_delay, on_lost=on_lost
-        ),
+            queue=queue, priority=priority, name=name, timeout=timeout, grace=grace, retries=retries,
+            retry_delay=retry_delay, retry_backoff=retry_backoff, retry_max_delay=retry_max_delay,
+            retry_on_timeout=retry_on_timeout, expires=expires, on_lost=on_lost,
+        ).over(session.config.job),
     )  # fmt: skip
+    from .terminals import Shown
+
     jobs = build(order)
     with session.open() as connection:
-        if queue is not None and not new_queue:
-            check_queues(connection, {queue})
+        if not new_queue:
+            check_own_queues(session, connection, jobs)
         [job_id] = store(connection, jobs)
-        return _run(session, connection, job_id, is_shown=not quiet_unless_failed)
+        return _run(session, connection, job_id, Shown(is_output=not quiet_unless_failed, is_terminal=not no_pty))
 
 
-def _run(session: Session, connection: Connection, job_id: int, *, is_shown: bool) -> int:
-    from .following import follow, replay
+def _run(session: Session, connection: Connection, job_id: int, shown: Shown) -> int:
+    from .signals import Signals
 
     job = None
-    while job is None:  # whoever served the file may be gone a moment later
-        if live_runners(connection):
-            job = follow(connection, job_id, is_shown=is_shown)
-        else:
-            from .here import run_here
-
-            job = run_here(session, connection, job_id, is_shown=is_shown)
-    if not is_shown and job.state is not State.SUCCEEDED:
-        replay(connection, job)
-    code, _ = exit_code(job)
-    _put_end(session, job, code, is_told=not is_shown)
+    with Signals() as signals:
+        while job is None:  # whoever served the file may be gone a moment later
+            if live_runners(connection):
+                job = _watch(connection, job_id, signals, is_shown=shown.is_output)
+            else:
+                job = _run_here(session, connection, job_id, signals, shown)
+    if not shown.is_output and job.state is not State.SUCCEEDED:
+        _replay(connection, job)
+    code = exit_code(job)[0]
+    if job.state is State.CANCELLED and signals.last is not None:
+        code = 128 + signals.last
+    _put_end(session, job, code, is_told=not shown.is_output)
     return code
+
+
+def _run_here(session: Session, connection: Connection, job_id: int, signals: Signals, shown: Shown) -> Job | None:
+    from . import abandoned
+    from .here import run_here
+
+    waker = Waker()
+    abandoned.recover(
+        session, connection, waker, [job_id]
+    )  # its worker may have died with its runner, and we come next
+    waker.close()
+    job = run_here(session, job_id, signals, shown)
+    if job is None:
+        time.sleep(PAUSE)
+    return job
+
+
+def _watch(connection: Connection, job_id: int, signals: Signals, *, is_shown: bool) -> Job | None:
+    """Show the output of a job that a worker runs until it has ended. None when nobody is left who would run it."""
+    from .following import follow
+    from .terminals import write_all
+
+    looked = time.monotonic()
+    with contextlib.closing(follow(connection, [job_id], [signals.fileno()])) as pieces:
+        for _, stream, data in pieces:
+            if data and is_shown:
+                write_all(1 if stream == "out" else 2, data)
+            elif not data:
+                _pass_on(connection, job_id, signals)
+                if time.monotonic() - looked > LOOK_FOR_RUNNER:
+                    looked = time.monotonic()
+                    job = connection.read(queries.get, job_id)
+                    if job is not None and job.state is State.QUEUED and not live_runners(connection):
+                        return None
+    return connection.read(queries.get, job_id)
+
+
+def _pass_on(connection: Connection, job_id: int, signals: Signals) -> None:
+    """A worker's command gets our signals by being cancelled: the first time with its grace, the second at once."""
+    from .signals import ENDING
+
+    for number in signals.take():
+        if number in ENDING:
+            signals.count += 1
+            waker = Waker()
+            grace = None if signals.count == 1 else 0.0
+            producer.cancel(connection, waker, job_id, grace=grace, first_signal=number)
+            waker.close()
+
+
+def _replay(connection: Connection, job: Job) -> None:
+    """Show the output of a job's last attempt, after the fact."""
+    from .. import logs
+    from .terminals import write_all
+
+    for stream, data in logs.follow(connection, job.id, is_followed=False):
+        write_all(1 if stream == "out" else 2, data)
 
 
 def _put_end(session: Session, job: Job, code: int, *, is_told: bool) -> None:
     taken = render.duration(seconds_taken(job, job.finished_at or 0.0))
-    line = f"job {job.id} {render.clean(sentence(job))} after {taken}. Details: fwl show {job.id}"
+    line = f"job {job.id} {render.clean(sentence(job))} after {taken}. Log: fwl logs {job.id}"
     if code in (125, 126, 127) and job.error and job.error != job.reason:
         render.say(f"error: {render.clean(job.error.splitlines()[0])}")
     elif code and is_told:

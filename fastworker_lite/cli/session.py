@@ -10,7 +10,7 @@ import difflib
 import json
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from .. import config as configuration
 from .. import leases
 from ..errors import ConfigError
 from ..job import Job
-from ..store import queries, runners
+from ..store import queries, runners, situation
 from ..store.connection import Connection
 from ..store.jobs import DEFAULT_QUEUE
 from . import render
@@ -118,16 +118,39 @@ def knows_task(rows: Sequence[runners.RunnerRow], task: str) -> bool:
 
 
 def select_ids(connection: Connection, words: Sequence[str]) -> list[int]:
-    """The jobs that a person names: `45`, `40-45`, `@last`, or `-` for ids on stdin. Each once, in this order."""
+    """The jobs that a person names, each once, in this order: `45`, `40-45`, `@last`, `@failed`, `@active`, `-` for stdin."""
     ids: dict[int, None] = {}
     for word in words:
         if word == "-":
             ids.update(dict.fromkeys(select_ids(connection, _read_ids())))
-        elif word == "@last":
-            ids[connection.read(queries.newest_id)] = None
+        elif word in _SELECTORS:
+            ids.update(dict.fromkeys(connection.read(_SELECTORS[word])))
         else:
             ids.update(dict.fromkeys(_parse_ids(word)))
     return list(ids)
+
+
+#: Words that stand for the jobs that a query finds.
+_SELECTORS: dict[str, Callable[[sqlite3.Connection], list[int]]] = {
+    "@last": lambda sql: [queries.newest_id(sql)],
+    "@failed": situation.failed_ids,
+    "@active": lambda sql: [job.id for job in queries.active(sql, 2**31)],
+}
+
+
+def require_words(words: Sequence[str] | None, command: str) -> Sequence[str]:
+    """What a person named; naming nothing does not mean everything."""
+    if not words:
+        raise usage(f"which jobs? Give ids: fwl {command} 45 46")
+    return words
+
+
+def select_some(connection: Connection, words: Sequence[str]) -> list[int]:
+    """As `select_ids`, for commands that act on jobs: raises when there are none."""
+    ids = select_ids(connection, words)
+    if not ids:
+        raise CommandError(f"no job is {' or '.join(word.removeprefix('@') for word in words)}", NOT_FOUND)
+    return ids
 
 
 def _read_ids() -> list[str]:
@@ -139,7 +162,9 @@ def _read_ids() -> list[str]:
 def _parse_ids(word: str) -> Sequence[int]:
     first, dash, last = word.partition("-")
     if not (_is_id(first) and (_is_id(last) if dash else True)):
-        raise usage(f'"{word}" is not a job; give ids (45), ranges (40-45), @last, or - for ids on stdin')
+        raise usage(
+            f'"{word}" is not a job; give ids (45), ranges (40-45), @last, @failed, @active, or - for ids on stdin'
+        )
     if not dash:
         return [int(first)]
     if int(last) < int(first) or int(last) - int(first) >= 100_000:

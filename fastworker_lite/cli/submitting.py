@@ -6,7 +6,6 @@ Runs in: the command line.
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,6 +14,7 @@ import typer
 from .. import producer
 from ..job import JobOptions, Kind, NewJob
 from ..sockets import Waker
+from ..store import situation
 from ..store.connection import Connection
 from ..store.jobs import DEFAULT_QUEUE
 from . import options, render
@@ -52,8 +52,13 @@ def submit(
     past_ok: Annotated[bool, typer.Option("--past-ok", help="A time that is over means now.")] = False,
     name: options.Name = None,
     timeout: options.Timeout = None,
+    grace: options.Grace = None,
     retries: options.Retries = None,
     retry_delay: options.RetryDelay = None,
+    retry_backoff: options.RetryBackoff = None,
+    retry_max_delay: options.RetryMaxDelay = None,
+    retry_on_timeout: options.RetryOnTimeout = False,
+    expires: options.Expires = None,
     on_lost: options.OnLost = None,
     cwd: options.Folder = None,
     clean_env: options.CleanEnvironment = False,
@@ -87,29 +92,49 @@ def submit(
         is_checked=not no_check,
         allowed_modules=(*session.config.tasks, *(imported or [])),
         options=parse_options(
-            queue=queue, priority=priority, name=name, timeout=timeout, retries=retries, retry_delay=retry_delay,
-            on_lost=on_lost, delay=delay, at=at, past_ok=past_ok,
-        ),
+            queue=queue, priority=priority, name=name, timeout=timeout, grace=grace, retries=retries,
+            retry_delay=retry_delay, retry_backoff=retry_backoff, retry_max_delay=retry_max_delay,
+            retry_on_timeout=retry_on_timeout, expires=expires, on_lost=on_lost, delay=delay, at=at, past_ok=past_ok,
+        ).over(session.config.job),
     )  # fmt: skip
     return _submit(session, build(order), is_waited_for=wait, makes_queues=new_queue)
 
 
+#: The options that are spans of time, by the name that each has in `JobOptions`.
+_SPANS = {"timeout": "timeout", "grace": "kill_grace", "retry_delay": "retry_delay", "retry_max_delay": "retry_max_delay", "expires": "expires"}  # fmt: skip
+
+
 def parse_options(
-    *, delay: str | None = None, at: str | None = None, past_ok: bool = False, **given: str | int | None
+    *,
+    delay: str | None = None,
+    at: str | None = None,
+    past_ok: bool = False,
+    retry_on_timeout: bool = False,
+    **given: str | int | float | None,
 ) -> JobOptions:
     """The options as they were typed, checked."""
     if delay is not None and at is not None:
         raise usage("give either --in or --at, not both")
+    spans = {
+        name: parse_duration(f"--{option.replace('_', '-')}", given.pop(option, None))  # type: ignore[arg-type]
+        for option, name in _SPANS.items()
+    }
     return JobOptions.parse(
         given
+        | spans
         | {
             "priority": parse_priority(given.get("priority")),  # type: ignore[arg-type]
-            "timeout": parse_duration("--timeout", given.get("timeout")),  # type: ignore[arg-type]
-            "retry_delay": parse_duration("--retry-delay", given.get("retry_delay")),  # type: ignore[arg-type]
+            "retry_on_timeout": retry_on_timeout or None,
             "delay": parse_duration("--in", delay),
             "eta": parse_time("--at", at, is_past_ok=past_ok),
         }
     )
+
+
+def check_own_queues(session: Session, connection: Connection, jobs: Sequence[NewJob]) -> None:
+    """As `check_queues`, for these jobs; the queue that the configuration names needs nobody to have made it."""
+    named = {job.options.queue for job in jobs if job.options.queue is not None}
+    check_queues(connection, named - {session.config.job.queue or DEFAULT_QUEUE})
 
 
 #: What --clean-env keeps: what login would set.
@@ -129,7 +154,7 @@ def capture_environment(is_clean: bool, pairs: Sequence[str]) -> dict[str, str]:
 def _submit(session: Session, jobs: list[NewJob], *, is_waited_for: bool, makes_queues: bool) -> int:
     with session.open() as connection:
         if not makes_queues:
-            check_queues(connection, {job.options.queue for job in jobs if job.options.queue is not None})
+            check_own_queues(session, connection, jobs)
         ids = store(connection, jobs)
         rows = live_runners(connection)
         _put_ids(session, connection, ids, jobs, is_served=bool(rows))
@@ -166,8 +191,8 @@ def _put_ids(session: Session, connection: Connection, ids: range, jobs: list[Ne
     render.flush()
     if len(ids) == 1:
         queue = jobs[0].options.queue or DEFAULT_QUEUE
-        ahead = connection.read(_count_ahead, ids[0])
-        session.chat(f'queued in "{render.clean(queue)}" ({ahead} ahead) - details: fwl show {ids[0]}')
+        ahead = connection.read(situation.count_ahead, ids[0])
+        session.chat(f'queued in "{render.clean(queue)}" ({ahead} ahead) - follow: fwl logs -f {ids[0]}')
 
 
 def _submitted(connection: Connection, job_id: int, job: NewJob, is_served: bool) -> dict[str, object]:
@@ -179,24 +204,9 @@ def _submitted(connection: Connection, job_id: int, job: NewJob, is_served: bool
         "state": row[0],
         "queue": row[1],
         "kind": str(Kind(job.kind)),
-        "ahead": connection.read(_count_ahead, job_id),
+        "ahead": connection.read(situation.count_ahead, job_id),
         "created": True,
         "unique_key": None,
         "run_after": render.rfc3339(row[2]),
         "worker_alive": is_served,
     }
-
-
-def _count_ahead(sql: sqlite3.Connection, job_id: int) -> int:
-    row = sql.execute(
-        """
-        SELECT count(*)
-          FROM job AS mine JOIN job AS other ON other.queue = mine.queue
-         WHERE mine.id = ?
-           AND other.state = 'queued'
-           AND other.id <> mine.id
-           AND (other.priority > mine.priority OR (other.priority = mine.priority AND other.id < mine.id))
-        """,
-        (job_id,),
-    ).fetchone()
-    return int(row[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -67,6 +68,17 @@ def _next_clock(text: str) -> datetime | None:
     now = datetime.now()
     moment = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
     return moment if moment > now else moment + timedelta(days=1)
+
+
+def parse_signal(option: str, text: str | None) -> int | None:
+    """The number of `TERM`, `SIGTERM` or `15`."""
+    if text is None:
+        return None
+    known = {one.name.removeprefix("SIG"): int(one) for one in signal.Signals}
+    number = known.get(text.upper().removeprefix("SIG"), int(text) if re.fullmatch("[0-9]{1,3}", text) else 0)
+    if number not in signal.valid_signals():
+        raise usage(f'{option}: "{text}" is not a signal. Use TERM, INT, HUP, USR1, KILL or a number.')
+    return number
 
 
 def parse_priority(text: str | None) -> int | str | None:

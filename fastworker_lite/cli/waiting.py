@@ -20,7 +20,7 @@ from ..waiting import Waiter
 from . import options, render
 from .problems import FAILED, TIMED_OUT, usage
 from .records import as_json, exit_code, read_records, seconds_taken, sentence
-from .session import Session, find_jobs, select_ids
+from .session import Session, find_jobs, require_words, select_some
 from .values import parse_duration
 
 
@@ -39,10 +39,9 @@ def wait(
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     seconds = parse_duration("--timeout", timeout)
-    if not ids:
-        raise usage("which jobs? Give ids: fwl wait 45 46")
+    words = require_words(ids, "wait")
     with session.open() as connection:
-        selected = select_ids(connection, ids)
+        selected = select_some(connection, words)
         if exit_code_wanted and len(selected) != 1 and not is_any:
             raise usage("--exit-code takes one job, or --any")
         find_jobs(connection, selected)

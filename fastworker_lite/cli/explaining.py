@@ -1,0 +1,142 @@
+"""`fwl why`: the one reason why a job does not run, or how it ended.
+
+Runs in: the command line.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, NamedTuple
+
+import typer
+
+from ..job import TERMINAL, Job, State
+from ..store import situation
+from ..store.connection import Connection
+from . import render
+from .abandoned import is_gone
+from .problems import usage
+from .records import Record, attempt_text, is_lost, is_timed_out, progress_text, read_records, seconds_taken, sentence
+from .session import Session, find_jobs, live_runners, select_ids
+
+
+class Reason(NamedTuple):
+    """Why a job is where it is."""
+
+    code: str
+    #: For programs: one of a small, fixed set of words.
+    text: str
+    #: For a person: `queue "gpu" is paused`.
+    hint: str | None = None
+    #: What to type.
+
+
+def why(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(metavar="ID", help="45 or @last.")],
+) -> int:
+    """Say why a job is not running, or how it ended.
+
+    fwl why 45
+    fwl why @last --json
+    """
+    return put_why(context.find_object(Session), job)  # type: ignore[arg-type]
+
+
+def put_why(session: Session, word: str) -> int:
+    """Print the reason for the job that a person named."""
+    with session.open() as connection:
+        ids = select_ids(connection, [word])
+        if len(ids) != 1:
+            raise usage(f"why takes one job, got {len(ids)}")
+        [record] = read_records(connection, find_jobs(connection, ids))
+        reason = find_reason(connection, record, time.time())
+    job = record.job
+    if session.is_json:
+        session.put_json("fwl.why/1", id=job.id, state=str(job.state), **reason._asdict())
+        return 0
+    is_said = job.state in TERMINAL or job.state is State.RUNNING
+    print(render.clean(f"job {job.id} {reason.text}" if is_said else f"job {job.id} is {job.state}: {reason.text}"))
+    if reason.hint is not None:
+        print(f"  {render.clean(reason.hint)}")
+    return 0
+
+
+def find_reason(connection: Connection, record: Record, now: float) -> Reason:
+    """The one thing that is to be said of this job."""
+    job = record.job
+    if job.state is State.QUEUED:
+        return _why_queued(connection, job)
+    if job.state is State.SCHEDULED:
+        return _why_scheduled(connection, job, now)
+    if job.state is State.BLOCKED:
+        return _why_blocked(job)
+    if job.state is State.RUNNING:
+        return _why_running(connection, record, now)
+    return _why_ended(job)
+
+
+# ---- before it runs
+
+_NO_RUNNER = Reason(
+    "no_runner", "no runner serves this file", "Start one: fwl worker   Or run the queue now: fwl drain"
+)
+
+
+def _why_queued(connection: Connection, job: Job) -> Reason:
+    if connection.read(situation.is_paused, job.queue):
+        return Reason("queue_paused", f'queue "{job.queue}" is paused')
+    rows = live_runners(connection)
+    if not rows:
+        return _NO_RUNNER
+    ahead = connection.read(situation.count_ahead, job.id)
+    if ahead:
+        return Reason("jobs_ahead", f"{ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it")
+    if all(row.tasks is None for row in rows):
+        return Reason("runner_starting", "its runner is just starting")
+    return Reason("next", "it is the next one, as soon as a worker that serves its queue is free")
+
+
+def _why_scheduled(connection: Connection, job: Job, now: float) -> Reason:
+    left = (job.due_at or now) - now
+    if left <= 0 and not live_runners(connection):
+        return _NO_RUNNER
+    soon = f"in {render.duration(left)}" if left > 0 else "now"
+    if job.failures:
+        return Reason("retry", f'attempt {attempt_text(job, job.attempt + 1)} {soon} after "{job.reason}"')
+    return Reason("scheduled", f"starts {soon}, at {render.local_time(job.due_at)}")
+
+
+def _why_blocked(job: Job) -> Reason:
+    if (job.reason or "").startswith("no worker knows task "):
+        return Reason("unknown_task", str(job.reason), "Name the module that declares it: fwl worker --tasks MODULE")
+    return Reason("blocked", job.reason or "it waits for something else")
+
+
+# ---- while it runs, and after
+
+
+def _why_running(connection: Connection, record: Record, now: float) -> Reason:
+    job = record.job
+    where = f"in worker pid {job.worker_pid}"
+    if is_gone(connection, job.worker):
+        return Reason("worker_gone", f"was running {where}, which is gone; the next runner sees to it", _NO_RUNNER.hint)
+    if job.cancel is not None:
+        return Reason(
+            "cancelling", f"is being cancelled, and still running {where}", f"End it now: fwl cancel --now {job.id}"
+        )
+    since = f"since {render.local_time(job.started_at)} ({render.duration(seconds_taken(job, now))})"
+    progress = f": {progress_text(record.progress)}" if record.progress is not None else ""
+    return Reason("running", f"is running {where} {since}{progress}")
+
+
+def _why_ended(job: Job) -> Reason:
+    code = str(job.state)
+    if job.state is State.EXPIRED:
+        return Reason(code, f"expired: nobody had started it by {render.local_time(job.expires_at)}")
+    if is_timed_out(job):
+        code = "timed_out"
+    elif is_lost(job):
+        code = "lost"
+    again = f"Try again: fwl retry {job.id}" if job.state is State.FAILED else None
+    return Reason(code, sentence(job), again)

@@ -1,0 +1,56 @@
+"""`fwl retry`: have jobs run again that have ended otherwise than well.
+
+Runs in: the command line.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from .. import producer
+from ..errors import JobNotFound
+from ..job import State
+from ..producer import RETRIED
+from ..sockets import Waker
+from ..store import queries
+from ..store.connection import Connection
+from . import acting, options, render
+from .acting import Result
+from .problems import no_such_job
+from .session import NO_WORKER, Session, live_runners, require_words, select_some
+
+
+def retry(context: typer.Context, ids: options.Ids = None) -> int:
+    """Queue jobs again that failed, were cancelled or have expired: the same ids, the next attempt.
+
+    fwl retry 44
+    fwl retry @failed
+    """
+    session: Session = context.find_object(Session)  # type: ignore[assignment]
+    words = require_words(ids, "retry")
+    waker = Waker()
+    with session.open() as connection:
+        try:
+            selected = select_some(connection, words)
+            results = {job_id: _retry(session, connection, waker, job_id) for job_id in selected}
+        finally:
+            waker.close()
+        if any(result.problem is None for result in results.values()) and not live_runners(connection):
+            render.say(NO_WORKER)
+    return acting.put(session, "retry", results)
+
+
+def _retry(session: Session, connection: Connection, waker: Waker, job_id: int) -> Result:
+    try:
+        found = producer.retry(connection, waker, job_id)
+    except JobNotFound:
+        return Result(problem=no_such_job(job_id, connection.read(queries.newest_id)))
+    if found in RETRIED:
+        job = connection.read(queries.get, job_id)
+        session.chat(f"{job_id} queued again (attempt {job.attempt + 1 if job else 1})")
+        return Result(state=State.QUEUED)
+    if found == State.RUNNING:
+        return acting.refused(f"job {job_id} is running. Cancel it first: fwl cancel {job_id}", "running")
+    if found == State.SUCCEEDED:
+        return acting.refused(f"job {job_id} has succeeded; submit it anew to run it again", "succeeded")
+    return acting.refused(f"job {job_id} is {found} already; see: fwl why {job_id}", "not_finished")
