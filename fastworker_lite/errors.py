@@ -178,3 +178,7 @@ class NotInJob(FastWorkerError):
 
     def __init__(self) -> None:
         super().__init__("current_job() is for code that a worker runs; here no job is running")
+
+
+class PoolFailed(FastWorkerError):
+    """Workers die before they are ready; the runner has stopped."""

@@ -222,7 +222,10 @@ class ProcessIdentity(NamedTuple):
         """End the process, if it still is that one, and wait until it is gone. False when it would not go."""
         if not self.is_alive():
             return True
-        descriptor = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
+        try:
+            descriptor = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
+        except ProcessLookupError:
+            return True
         try:
             if not self.is_alive():  # between the look and the open the number may have changed hands
                 return True

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Generator, Iterator
+import secrets
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from . import leases
+from . import leases, producer
 from .errors import JobNotFound
 from .job import Job, Kind, State
 from .paths import SidePaths
-from .sockets import wait_readable
-from .store import queries, runners
+from .sockets import WakeSocket, socket_directory, wait_readable
+from .store import queries, runners, waiters
 from .store.connection import Connection
 from .watches import FileWatch
 
@@ -39,11 +41,15 @@ class _Tail:
     #: Where its beginning is while the job runs, if that is another place.
     file: int = -1
 
-    def read(self) -> bytes:
+    def read(self, is_its: Callable[[], bool]) -> bytes:
+        """What is new. *is_its* says whether the live file is this job's, and not the next one's already."""
         if self.file < 0:
             self.file = _open(self.path)
         if self.file < 0 and self.live is not None:
             self.file = _open(self.live)
+            if not is_its():
+                self.close()
+                self.file = _open(self.path)
         return os.read(self.file, _CHUNK) if self.file >= 0 else b""
 
     def close(self) -> None:
@@ -69,8 +75,11 @@ def follow(
     """
     os.makedirs(connection.paths.logs, mode=0o700, exist_ok=True)
     watch = FileWatch(connection.paths.logs)
+    bell = WakeSocket(os.path.join(socket_directory(connection.paths), f"log-{os.getpid()}-{secrets.token_hex(4)}"))
     tails: dict[int, list[_Tail]] = {}
     try:
+        if is_followed:
+            producer.wait_for(connection, [job_id], bell.address)  # its end changes nothing in the folder
         while True:
             watch.arm()
             job = connection.read(queries.get, job_id)
@@ -81,15 +90,19 @@ def follow(
             for tail, stream in (
                 (tail, stream) for own in tails.values() for tail, stream in zip(own, STREAMS, strict=True)
             ):
-                while data := tail.read():
+                while data := tail.read(partial(_has_begun, connection, job)):
                     yield stream, data
             if job.has_ended or not is_followed:
                 return
             yield "out", b""
-            wait_readable([watch.fileno()], LOOK_AGAIN)
+            wait_readable([watch.fileno(), bell.fileno()], LOOK_AGAIN)
             watch.clear()
+            bell.clear()
     finally:
         watch.close()
+        bell.close()
+        if is_followed:
+            connection.write_fast(waiters.forget, bell.address)
         for own in tails.values():
             for tail in own:
                 tail.close()

@@ -147,22 +147,29 @@ class Pool:
             wanted = by_worker.get(worker.setup.lease, [])
             if worker.setup.lane is Lane.ASYNC:
                 left += self._end_coroutines(worker, wanted)
-            elif self._end_function(worker, wanted):
-                left.append(SOON)
+            else:
+                left += self._end_functions(worker, wanted)
         return min(left, default=None)
 
-    def _end_function(self, worker: WorkerProcess, wanted: list[Asked]) -> bool:
-        """True when one of them waits in the worker's batch: it will have begun, ended, or been given back in a moment."""
-        note = worker.note()
+    def _end_functions(self, worker: WorkerProcess, wanted: list[Asked]) -> list[float]:
+        """Give each its time to end. Returns the seconds until each must be looked at again.
+
+        One that waits in the worker's batch will have begun, ended, or been given back in a moment.
+        """
+        note, left = worker.note(), []
         for one in wanted:
-            if any((ending.job, ending.claim) == (one.id, one.claim) for ending in worker.endings):
-                continue
-            if note.is_running and (note.job, note.claim) == (one.id, one.claim):
-                said = Policy.read(one.policy).kill_grace
-                self._begin(worker, note, None, note.grace if said is None else said, one.signal or signal.SIGTERM)
-            else:
-                return True
-        return False
+            grace = note.grace if one.grace is None else one.grace
+            ending = next((known for known in worker.endings if (known.job, known.claim) == (one.id, one.claim)), None)
+            if ending is not None and ending.kill_at < float("inf"):
+                if one.grace is not None:  # asked again, with less patience
+                    ending.kill_at = min(ending.kill_at, time.monotonic() + grace)
+                left.append(max(0.0, ending.kill_at - time.monotonic()))
+            elif ending is None and note.is_running and (note.job, note.claim) == (one.id, one.claim):
+                self._begin(worker, note, None, grace, one.signal or signal.SIGTERM)
+                left.append(grace)
+            elif ending is None:
+                left.append(SOON)
+        return left
 
     def _end_coroutines(self, worker: WorkerProcess, wanted: list[Asked]) -> list[float]:
         """Give each its time to end; its worker cancels it. Returns the seconds to each one's last moment."""
@@ -170,11 +177,15 @@ class Pool:
         worker.endings = [
             ending for ending in worker.endings if ending.failure is not None or (ending.job, ending.claim) in still
         ]
-        known = {(ending.job, ending.claim) for ending in worker.endings}
+        known = {(ending.job, ending.claim): ending for ending in worker.endings}
         for one in wanted:
-            if (one.id, one.claim) not in known:
-                said = Policy.read(one.policy).kill_grace
-                self._begin(worker, Note(one.id, one.claim), None, worker.setup.kill_grace if said is None else said)
+            said = Policy.read(one.policy).kill_grace if one.grace is None else one.grace
+            grace = worker.setup.kill_grace if said is None else said
+            ending = known.get((one.id, one.claim))
+            if ending is None:
+                self._begin(worker, Note(one.id, one.claim), None, grace)
+            elif one.grace is not None and ending.kill_at < float("inf"):
+                ending.kill_at = min(ending.kill_at, time.monotonic() + grace)  # asked again, with less patience
         cancelled = [ending for ending in worker.endings if ending.failure is None]
         for ending in cancelled:
             self._kill_if_it_went_on(worker, ending)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from . import __version__, hooks, leases, producer
 from .callbacks import Limits, Postman
 from .config import Config
-from .errors import FastWorkerError
+from .errors import FastWorkerError, PoolFailed
 from .hooks import HookRunner
 from .job import Lane
 from .leases import LeaderLease, Lease, Note
@@ -47,10 +47,6 @@ NEVER = float("inf")
 FIRST_PRUNE, PRUNE_EVERY = 60.0, 3600.0
 #: So many workers dying before they are ready, within so many seconds, end the runner.
 EARLY_DEATHS, EARLY_SECONDS = 5, 10.0
-
-
-class PoolFailed(FastWorkerError):
-    """Workers die before they are ready; the runner has stopped."""
 
 
 @dataclass(slots=True)

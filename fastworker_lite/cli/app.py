@@ -15,11 +15,13 @@ from . import (
     draining,
     explaining,
     listing,
+    pruning,
     reading,
     retrying,
     running,
     serving,
     submitting,
+    telling,
     waiting,
 )
 from .options import Command, Group
@@ -64,4 +66,13 @@ app.command("cancel", cls=Command, context_settings=_SETTINGS)(cancelling.cancel
 app.command("retry", cls=Command, context_settings=_SETTINGS)(retrying.retry)
 app.command("worker", cls=Command, context_settings=_SETTINGS)(serving.worker)
 app.command("drain", cls=Command, context_settings=_SETTINGS)(draining.drain)
+app.command("listen", cls=Command, context_settings=_SETTINGS)(telling.listen)
+app.command("events", cls=Command, context_settings=_SETTINGS)(telling.events)
+app.command("prune", cls=Command, context_settings=_SETTINGS)(pruning.prune)
 app.command("version", cls=Command, context_settings=_SETTINGS)(details.version)
+
+listeners = typer.Typer(cls=Group, rich_markup_mode=None, context_settings=_SETTINGS)
+listeners.callback(invoke_without_command=True)(telling.list_listeners)
+for name in ("add", "remove", "pause", "resume", "redeliver"):
+    listeners.command(name, cls=Command, context_settings=_SETTINGS)(getattr(telling, name))
+app.add_typer(listeners, name="listeners")

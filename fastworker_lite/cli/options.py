@@ -108,6 +108,8 @@ class Group(TyperGroup):
         super().__init__(*args, **keywords)
         self.params += _global_options()
 
+        self.help = _keep_examples(self.help or "")
+
     def resolve_command(self, context: Any, args: list[str]) -> Any:
         name = args[0]
         if self.get_command(context, name) is None and not name.startswith("-"):
@@ -164,6 +166,10 @@ RetryMaxDelay = Annotated[
 RetryOnTimeout = Annotated[bool, typer.Option("--retry-on-timeout", help="Try again also what took too long.")]
 Grace = Annotated[
     str | None, typer.Option("--grace", metavar="DUR", help="From being told to end (TERM) to being ended (KILL).")
+]
+Notify = Annotated[
+    str | None,
+    typer.Option("--notify", metavar="ADDRESS", help="Tell whoever listens at this socket how it ended."),
 ]
 Expires = Annotated[
     str | None, typer.Option("--expires", metavar="DUR", help="Do not start it after this time: it ends as expired.")

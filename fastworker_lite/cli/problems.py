@@ -69,6 +69,7 @@ _BY_CLASS: tuple[tuple[type[BaseException], int], ...] = (
     (errors.SchemaTooNew, CONFIG),
     (errors.StorageError, IO),
     (errors.QueueFull, REFUSED),
+    (errors.PoolFailed, BUG),
     (errors.JobNotFound, NOT_FOUND),
     (errors.ConfigError, USAGE),
     (errors.SerializationError, USAGE),
@@ -85,7 +86,8 @@ def describe(error: BaseException, *, is_pass_through: bool) -> Problem:
         message, exit_code = f"cannot write the output: {error.strerror}", FAILED
     else:
         exit_code = next((code for kind, code in _BY_CLASS if isinstance(error, kind)), BUG)
-        message = _first_line(error) if exit_code != BUG else f"unexpected: {type(error).__name__}: {error}"
+        is_ours = isinstance(error, errors.FastWorkerError)
+        message = _first_line(error) if is_ours else f"unexpected: {type(error).__name__}: {error}"
     name = code or _NAMES.get(exit_code, "failed")
     if is_pass_through and exit_code not in (TIMED_OUT, INTERRUPTED):
         exit_code = OWN_TROUBLE

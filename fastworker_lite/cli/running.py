@@ -56,6 +56,7 @@ def run(
     retry_max_delay: options.RetryMaxDelay = None,
     retry_on_timeout: options.RetryOnTimeout = False,
     expires: options.Expires = None,
+    notify: options.Notify = None,
     on_lost: options.OnLost = None,
     cwd: options.Folder = None,
     clean_env: options.CleanEnvironment = False,
@@ -82,7 +83,7 @@ def run(
         options=parse_options(
             queue=queue, priority=priority, name=name, timeout=timeout, grace=grace, retries=retries,
             retry_delay=retry_delay, retry_backoff=retry_backoff, retry_max_delay=retry_max_delay,
-            retry_on_timeout=retry_on_timeout, expires=expires, on_lost=on_lost,
+            retry_on_timeout=retry_on_timeout, expires=expires, callback=notify, on_lost=on_lost,
         ).over(session.config.job),
     )  # fmt: skip
     from .terminals import Shown

@@ -59,6 +59,7 @@ def submit(
     retry_max_delay: options.RetryMaxDelay = None,
     retry_on_timeout: options.RetryOnTimeout = False,
     expires: options.Expires = None,
+    notify: options.Notify = None,
     on_lost: options.OnLost = None,
     cwd: options.Folder = None,
     clean_env: options.CleanEnvironment = False,
@@ -94,7 +95,7 @@ def submit(
         options=parse_options(
             queue=queue, priority=priority, name=name, timeout=timeout, grace=grace, retries=retries,
             retry_delay=retry_delay, retry_backoff=retry_backoff, retry_max_delay=retry_max_delay,
-            retry_on_timeout=retry_on_timeout, expires=expires, on_lost=on_lost, delay=delay, at=at, past_ok=past_ok,
+            retry_on_timeout=retry_on_timeout, expires=expires, callback=notify, on_lost=on_lost, delay=delay, at=at, past_ok=past_ok,
         ).over(session.config.job),
     )  # fmt: skip
     return _submit(session, build(order), is_waited_for=wait, makes_queues=new_queue)

@@ -1,8 +1,5 @@
 """How the end of a running job is to be brought about: what a cancel leaves in its row for whoever looks after it.
 
-The grace stands in the job's policy, where every runner reads it. The signal stands in `signal`, which says of an ended
-job what ended it, and is free while the job runs.
-
 Each function is one step inside a transaction that its caller has opened; see `Connection.write`.
 
 Runs in: every process.
@@ -32,10 +29,7 @@ def set_manner(sql: sqlite3.Connection, job_id: int, grace: float | None, first_
     sql.execute(
         """
         UPDATE job
-           SET policy = iif(:grace IS NULL, policy, json_set(ifnull(policy, '{}'), '$.kill_grace', :grace)),
-               signal = CASE WHEN :signal IS NOT NULL THEN :signal
-                             WHEN cancel IS NULL      THEN NULL   -- what is there is an earlier attempt's
-                             ELSE signal END
+           SET cancel_signal = ifnull(:signal, cancel_signal), cancel_grace = ifnull(:grace, cancel_grace)
          WHERE id = :id
            AND state = 'running'
         """,
@@ -45,10 +39,10 @@ def set_manner(sql: sqlite3.Connection, job_id: int, grace: float | None, first_
 
 def manner(sql: sqlite3.Connection, job_id: int) -> Manner:
     """How this job is to end, as far as somebody said."""
-    row = sql.execute("SELECT cancel, signal, policy FROM job WHERE id = ?", (job_id,)).fetchone()
+    row = sql.execute("SELECT cancel, cancel_signal, cancel_grace, policy FROM job WHERE id = ?", (job_id,)).fetchone()
     if row is None:
         return Manner(None, None, None)
-    return Manner(row[0], None if row[0] is None else row[1], Policy.read(row[2]).kill_grace)
+    return Manner(row[0], row[1], Policy.read(row[3]).kill_grace if row[2] is None else row[2])
 
 
 def lone_process(sql: sqlite3.Connection, job_id: int) -> str | None:

@@ -120,7 +120,8 @@ _RUNNING = f"SELECT {_CLAIMED}, started_at FROM job WHERE id = ? AND claim = ? A
 
 _CLAIM = """
 UPDATE job
-   SET state = 'running', claim = claim + 1, attempt = attempt + 1, worker = ?, worker_pid = ?, started_at = ?, reason = NULL
+   SET state = 'running', claim = claim + 1, attempt = attempt + 1, worker = ?, worker_pid = ?, started_at = ?,
+       reason = NULL, error = NULL, error_type = NULL, traceback = NULL, exit_code = NULL, signal = NULL   -- see attempt
  WHERE id = ?
 """
 
@@ -547,13 +548,15 @@ class Asked(NamedTuple):
     worker: int
     policy: str | None
     signal: int | None
-    #: What it gets first; see `cancelling.set_manner`.
+    grace: float | None
+    #: How it is to end, as far as somebody said; see `cancelling.set_manner`.
 
 
 def asked_to_stop(sql: sqlite3.Connection) -> list[Asked]:
     """The running jobs that somebody wants cancelled."""
     rows = sql.execute(
-        "SELECT id, claim, worker, policy, signal FROM job INDEXED BY job_cancel WHERE state = 'running' AND cancel IS NOT NULL"
+        "SELECT id, claim, worker, policy, cancel_signal, cancel_grace FROM job INDEXED BY job_cancel"
+        " WHERE state = 'running' AND cancel IS NOT NULL"
     )
     return [Asked._make(row) for row in rows]
 
@@ -588,7 +591,8 @@ def retry(sql: sqlite3.Connection, job_id: int) -> str | None:
         sql.execute(
             """
             UPDATE job
-               SET state = 'queued', failures = 0, deaths = 0, cancel = NULL, due_at = NULL, expires_at = NULL,
+               SET state = 'queued', failures = 0, deaths = 0, cancel = NULL, cancel_signal = NULL,
+                   cancel_grace = NULL, due_at = NULL, expires_at = NULL,
                    started_at = NULL, finished_at = NULL, reason = NULL, error = NULL, error_type = NULL,
                    traceback = NULL, exit_code = NULL, signal = NULL
              WHERE id = ?

@@ -12,7 +12,9 @@ CREATE TABLE job (
     deaths       INTEGER NOT NULL DEFAULT 0,          -- workers that died under it
     worker       INTEGER,                             -- who runs it
     worker_pid   INTEGER,
-    cancel       TEXT,                                -- why somebody asked for its end while it ran
+    cancel       TEXT,                                -- why somebody asked for its end while it ran,
+    cancel_signal INTEGER,                            -- what it gets first, NULL for TERM,
+    cancel_grace REAL,                                -- and seconds until KILL, NULL for its policy's
     created_at   REAL    NOT NULL,
     due_at       REAL,                                -- not before
     expires_at   REAL,                                -- not to be started after
@@ -116,7 +118,7 @@ CREATE TABLE outbox (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused: listeners know by it what they have seen
     address     TEXT    NOT NULL,
     listener    INTEGER,                             -- NULL for a job's own callback
-    dead        TEXT,                                -- why nobody tries any more
+    dead        TEXT,                                -- why nobody tries any more; 'paused' while the listener is
     job         INTEGER NOT NULL,                    -- from here on: how it ended, whatever becomes of it later
     task        TEXT    NOT NULL,
     attempt     INTEGER NOT NULL,
@@ -142,9 +144,9 @@ BEGIN
     SELECT new.callback, new.id, new.task, new.attempt, new.state, new.reason, new.error, new.started_at, new.finished_at,
            new.callback_data, new.told
      WHERE new.callback IS NOT NULL;
-    INSERT INTO outbox (address, listener, job, task, attempt, state, reason, error, started_at, finished_at, told)
-    SELECT address, id, new.id, new.task, new.attempt, new.state, new.reason, new.error, new.started_at, new.finished_at,
-           new.told
+    INSERT INTO outbox (address, listener, dead, job, task, attempt, state, reason, error, started_at, finished_at, told)
+    SELECT address, id, iif(paused, 'paused', NULL), new.id, new.task, new.attempt, new.state, new.reason, new.error,
+           new.started_at, new.finished_at, new.told
       FROM listener
      WHERE new.task GLOB task
        AND (queue IS NULL OR queue = new.queue)

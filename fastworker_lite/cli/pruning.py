@@ -1,0 +1,58 @@
+"""`fwl prune`: remove jobs that ended long ago.
+
+Runs in: the command line.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from ..config import Keep
+from ..job import TERMINAL
+from ..store import retention as store
+from .problems import usage
+from .session import Session
+from .values import parse_duration
+
+
+def prune(
+    context: typer.Context,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="DUR", help="Instead of what [keep] in the settings says.")
+    ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option("--state", metavar="STATE", help="Only those that ended so; may be repeated.")
+    ] = None,
+    is_dry: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
+) -> int:
+    """Remove jobs that ended long ago, with their results and logs.
+
+    fwl prune --dry-run
+    fwl prune --older-than 7d --state succeeded
+    """
+    session: Session = context.find_object(Session)  # type: ignore[assignment]
+    from .. import retention
+
+    ends = {str(one) for one in TERMINAL}
+    if unknown := set(state or []) - ends:
+        raise usage(f'--state: "{unknown.pop()}" is not how a job ends. Ends: {" ".join(sorted(ends))}')
+    keep, now = session.config.keep, time.time()
+    if older_than is not None:
+        seconds = parse_duration("--older-than", older_than) or 0.0
+        keep = Keep(succeeded=seconds, failed=seconds, cancelled=seconds, expired=seconds, jobs=keep.jobs)
+    with session.open() as connection:
+        surplus = None if older_than is not None else connection.read(store.surplus, keep.jobs)
+        before = {
+            one: moment for one, moment in retention.moments(keep, now, surplus).items() if not state or one in state
+        }
+        count = sum(retention.prune(connection, before, is_dry=is_dry))
+    if session.is_json:
+        session.put_json("fwl.prune/1", removed=0 if is_dry else count, matched=count)
+    elif is_dry:
+        print(f"{count} jobs would be removed")
+    else:
+        session.chat(f"removed {count} jobs with their logs")
+    return 0
