@@ -38,6 +38,16 @@ class Callbacks:
     #: For one address; the oldest of more are tried no more.
 
 
+class ListenerSetting(NamedTuple):
+    """A listener that is registered by whoever runs jobs."""
+
+    name: str
+    address: str
+    task: str
+    queue: str | None
+    on: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
     """How long jobs that have ended are kept, with their results and logs."""
@@ -105,6 +115,8 @@ class Config:
     #: Bytes above which a worker process is replaced once its job has ended; 0 for no limit.
     callbacks: Callbacks = Callbacks()
     #: How long what is to be told waits for who is to be told.
+    listener: tuple[ListenerSetting, ...] = ()
+    #: Who is told of ended jobs, beside those that register themselves.
     keep: Keep = Keep()
     #: How long jobs that have ended are kept.
     hooks: Hooks = Hooks()
@@ -330,6 +342,30 @@ def _table(kind: type[Any], rules: dict[str, Callable[[object], Any]]) -> Callab
     return rule
 
 
+def _listeners(value: object) -> tuple[ListenerSetting, ...]:
+    if isinstance(value, tuple):
+        return value
+    if not isinstance(value, dict):
+        raise ConfigError(f"must be tables such as [listener.app], got {_shown(value)}")
+    return tuple(_listener(name, table) for name, table in value.items())
+
+
+def _listener(name: str, table: object) -> ListenerSetting:
+    if not isinstance(table, dict) or not isinstance(table.get("address"), str):
+        raise ConfigError(f'holds {name}, which must be a table with an address, such as "unix:///run/app.sock"')
+    if unknown := set(table) - {"address", "task", "queue", "on"}:
+        raise ConfigError(
+            f"holds {name}, which has no setting {_shown(unknown.pop())}; it may have address, task, queue, on"
+        )
+    ends = table.get("on", ["success", "failure", "cancelled"])
+    if not isinstance(ends, list) or not ends or not set(map(str, ends)) <= {"success", "failure", "cancelled"}:
+        raise ConfigError(f"holds {name}, whose on must be a list of success, failure, cancelled, got {_shown(ends)}")
+    task, queue = table.get("task", "*"), table.get("queue")
+    if not isinstance(task, str) or not task:
+        raise ConfigError(f"holds {name}, whose task must be a pattern such as resize*, got {_shown(task)}")
+    return ListenerSetting(name, table["address"], task, None if queue is None else parse_queue(queue), tuple(ends))
+
+
 _SPANS = {"timeout", "kill_grace", "retry_delay", "retry_max_delay", "expires"}
 
 
@@ -353,6 +389,7 @@ _RULES: dict[str, Callable[[object], Any]] = {
     "max_jobs_per_worker": _whole(0, 2**40, " (0 is never)"),
     "max_memory_per_worker": _whole(0, 2**50, " (0 is no limit)"),
     "callbacks": _table(Callbacks, {"max_age": _seconds, "max_events": _whole(1, 10**9)}),
+    "listener": _listeners,
     "keep": _table(
         Keep,
         {

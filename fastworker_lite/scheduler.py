@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import __version__, hooks, leases, producer
+from . import __version__, hooks, leases, producer, retention
 from .callbacks import Limits, Postman
 from .config import Config
 from .errors import FastWorkerError, PoolFailed
@@ -28,6 +28,7 @@ from .processes import WorkerProcess, WorkerSetup
 from .recovery import Recovery
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
 from .store import events, jobs, listeners, outbox, runners, waiters
+from .store import retention as retention_store
 from .store.bridge import AsyncConnection
 from .store.connection import Connection
 from .store.jobs import Asked
@@ -410,11 +411,38 @@ class Scheduler:
             await self._connection.write(
                 listeners.register, hooks.NAME, hooks.ADDRESS, "*", None, ends, None, self._clock()
             )
-            self._hooks = HookRunner(self._config.hooks, self._connection, self._paths)
-            self._hooks.start()
+            if self._hooks is None:
+                self._hooks = HookRunner(self._config.hooks, self._connection, self._paths)
+                self._hooks.start()
         else:
             await self._connection.write(listeners.unregister, hooks.NAME)
+        for one in self._config.listener:
+            listener = producer.new_listener(one.address, one.task, one.queue, one.on, one.name)
+            await self._connection.run(producer.register_listener, listener)
+        if self._pruning is None:
+            self._pruning = asyncio.get_running_loop().create_task(self._prune_now_and_then())
         self._is_leading = True  # last: when the file was busy, all of it is done again
+
+    async def _prune_now_and_then(self) -> None:
+        """Remove what ended long ago: soon after the start, and every hour."""
+        await asyncio.sleep(FIRST_PRUNE)
+        while True:
+            try:
+                await self._prune()
+            except FastWorkerError as error:
+                log.warning("old jobs are removed later: %s", error)
+            await asyncio.sleep(PRUNE_EVERY)
+
+    async def _prune(self) -> None:
+        keep, now = self._config.keep, self._clock()
+        surplus = await self._connection.read(retention_store.surplus, keep.jobs)
+        before = retention.moments(keep, now, surplus)
+        results_before = None if keep.results is None else now - keep.results
+        steps = await self._connection.run(
+            lambda connection: retention.prune(connection, before, results_before=results_before)
+        )
+        while await self._connection.run(lambda _: next(steps, None)) is not None:
+            await asyncio.sleep(0.05)  # others want the gate, too
 
 
 def _soonest(sleeps: list[float | None]) -> float | None:

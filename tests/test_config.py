@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastworker_lite.config import Config, database_path, load, parse_duration, with_overrides
+from fastworker_lite.config import Config, ListenerSetting, database_path, load, parse_duration, with_overrides
 from fastworker_lite.errors import ConfigError
 from fastworker_lite.job import JobOptions
 
@@ -76,6 +76,25 @@ def test_the_lines_commented_out_in_the_example_are_settings_that_work():
         }
     )  # fmt: skip
     assert database_path(None, config) == os.path.abspath(".fastworker/fwl.db")
+
+
+def test_listeners_stand_in_the_file_with_what_they_want():
+    write('[listener.app]\naddress = "unix:///run/app.sock"\ntask = "resize*"\non = ["failure"]\n')
+
+    assert load().listener == (ListenerSetting("app", "unix:///run/app.sock", "resize*", None, ("failure",)),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["listener = 1", "[listener]\napp = 1", "[listener.app]\ntask = 'x'", "[listener.app]\naddress = '/s'\non = ['z']",
+     "[listener.app]\naddress = '/s'\ntaks = 'x'", "[keep]\nsucceded = '1d'", "[keep]\njobs = 0", "[job]\nretires = 1",
+     "[job]\ntimeout = 'soon'", "[hooks]\nping = 'x'"],
+)  # fmt: skip
+def test_a_broken_table_is_refused_with_the_file_and_the_line(text):
+    write("\n" + text)
+
+    with pytest.raises(ConfigError, match=r"fastworker\.toml:2: "):
+        load()
 
 
 # ---- where the file is found

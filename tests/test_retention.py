@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastworker_lite import SyncClient, retention
+from fastworker_lite import SyncClient, retention, scheduler
 from fastworker_lite.config import Keep
 from fastworker_lite.store import outbox
 from fastworker_lite.store import retention as store
@@ -109,3 +109,17 @@ def test_the_file_shrinks_when_much_has_gone(tmp_path):
             client._call(lambda connection: connection.vacuum())
         client._call(lambda connection: connection.checkpoint())
     assert os.path.getsize(database) < before / 5
+
+
+def test_the_runner_that_leads_removes_what_is_old_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "FIRST_PRUNE", 0.3)
+    monkeypatch.setattr(scheduler, "PRUNE_EVERY", 0.3)
+    database = tmp_path / "jobs.db"
+    with SyncClient(database, workers=1, runner="own", keep={"succeeded": 0.5, "failed": "1d"}) as client:
+        good, bad, last = client.submit(abs, -1), client.submit(tasks.raises_key_error), client.submit(abs, -2)
+        assert all(handle.wait(timeout=10) for handle in (good, bad, last))
+        deadline = time.monotonic() + 10
+        while is_there(client, good):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert is_there(client, bad) and is_there(client, last)  # the newest outlives all
