@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping
 
 from .config import Keep
@@ -15,23 +16,30 @@ from .store import retention
 from .store.connection import Connection
 
 
-def moments(keep: Keep, now: float, surplus: float | None) -> dict[str, float]:
+def moments(keep: Keep, now: float) -> dict[str, float]:
     """For each state in which a job can end, the moment from which on such jobs are kept."""
-    oldest = float("-inf") if surplus is None else surplus
     spans = {"succeeded": keep.succeeded, "failed": keep.failed, "cancelled": keep.cancelled, "expired": keep.expired}
-    return {state: max(oldest, now - span) for state, span in spans.items()}
+    return {state: now - span for state, span in spans.items()}
 
 
 def prune(
-    connection: Connection, before: Mapping[str, float], *, results_before: float | None = None, is_dry: bool = False
+    connection: Connection,
+    before: Mapping[str, float],
+    most: int,
+    *,
+    results_before: float | None = None,
+    is_dry: bool = False,
 ) -> Iterator[int]:
-    """Remove, step by step, what ended before the moment for its state. Yields after each step how many jobs it removed."""
-    last = 0
+    """Remove, step by step, what ended before the moment for its state, and the oldest of more than *most* ended jobs.
+
+    Yields after each step how many jobs it removed.
+    """
+    last, surplus = 0, connection.read(retention.surplus, most)
     while True:
         if is_dry:
-            step = connection.read(_dry_page, last, before)
+            step = connection.read(_dry_page, last, before, surplus)
         else:
-            step = connection.write_fast(retention.prune_page, last, before)
+            step = connection.write_fast(retention.prune_page, last, before, surplus)
             _remove_logs(connection, step.removed)
             if results_before is not None:
                 connection.write_fast(retention.forget_results, last, results_before)
@@ -43,8 +51,8 @@ def prune(
         last = step.last
 
 
-def _dry_page(sql: object, last: int, before: Mapping[str, float]) -> retention.Pruned:
-    return retention.prune_page(sql, last, before, is_dry=True)  # type: ignore[arg-type]
+def _dry_page(sql: sqlite3.Connection, last: int, before: Mapping[str, float], surplus: int) -> retention.Pruned:
+    return retention.prune_page(sql, last, before, surplus, is_dry=True)
 
 
 def _remove_logs(connection: Connection, removed: list[tuple[int, int]]) -> None:

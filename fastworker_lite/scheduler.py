@@ -28,7 +28,6 @@ from .processes import WorkerProcess, WorkerSetup
 from .recovery import Recovery
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
 from .store import events, jobs, listeners, outbox, runners, waiters
-from .store import retention as retention_store
 from .store.bridge import AsyncConnection
 from .store.connection import Connection
 from .store.jobs import Asked
@@ -435,11 +434,10 @@ class Scheduler:
 
     async def _prune(self) -> None:
         keep, now = self._config.keep, self._clock()
-        surplus = await self._connection.read(retention_store.surplus, keep.jobs)
-        before = retention.moments(keep, now, surplus)
+        before = retention.moments(keep, now)
         results_before = None if keep.results is None else now - keep.results
         steps = await self._connection.run(
-            lambda connection: retention.prune(connection, before, results_before=results_before)
+            lambda connection: retention.prune(connection, before, keep.jobs, results_before=results_before)
         )
         while await self._connection.run(lambda _: next(steps, None)) is not None:
             await asyncio.sleep(0.05)  # others want the gate, too

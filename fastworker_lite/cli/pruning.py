@@ -12,7 +12,6 @@ import typer
 
 from ..config import Keep
 from ..job import TERMINAL
-from ..store import retention as store
 from .problems import usage
 from .session import Session
 from .values import parse_duration
@@ -44,11 +43,8 @@ def prune(
         seconds = parse_duration("--older-than", older_than) or 0.0
         keep = Keep(succeeded=seconds, failed=seconds, cancelled=seconds, expired=seconds, jobs=keep.jobs)
     with session.open() as connection:
-        surplus = None if older_than is not None else connection.read(store.surplus, keep.jobs)
-        before = {
-            one: moment for one, moment in retention.moments(keep, now, surplus).items() if not state or one in state
-        }
-        count = sum(retention.prune(connection, before, is_dry=is_dry))
+        before = {one: moment for one, moment in retention.moments(keep, now).items() if not state or one in state}
+        count = sum(retention.prune(connection, before, keep.jobs, is_dry=is_dry))
     if session.is_json:
         session.put_json("fwl.prune/1", removed=0 if is_dry else count, matched=count)
     elif is_dry:

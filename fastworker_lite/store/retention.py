@@ -34,13 +34,18 @@ class Pruned(NamedTuple):
     #: Id and number of attempts of each job that is gone.
 
 
-def prune_page(sql: sqlite3.Connection, after: int, before: Mapping[str, float], *, is_dry: bool = False) -> Pruned:
-    """Delete, among the next jobs after the id *after*, those that ended before the moment their state is kept from."""
+def prune_page(
+    sql: sqlite3.Connection, after: int, before: Mapping[str, float], surplus: int, *, is_dry: bool = False
+) -> Pruned:
+    """Delete, among the next jobs after the id *after*, those that ended before the moment their state is kept from.
+
+    Also those up to the id *surplus*, whose state is to be pruned at all.
+    """
     rows = sql.execute(_PAGE_OF_IDS, (after, PAGE)).fetchall()
     old = [
         (job_id, attempt)
         for job_id, attempt, state, finished_at in rows
-        if finished_at is not None and finished_at < before.get(state, float("-inf"))
+        if finished_at is not None and state in before and (finished_at < before[state] or job_id <= surplus)
     ]
     removed = old if is_dry else [one for one in old if sql.execute(_DELETE, (one[0],)).rowcount]
     return Pruned(rows[-1][0] if len(rows) == PAGE else 0, removed)
@@ -56,9 +61,9 @@ def forget_results(sql: sqlite3.Connection, after: int, before: float) -> int:
     return rows[-1][0] if len(rows) == PAGE else 0
 
 
-def surplus(sql: sqlite3.Connection, most: int) -> float | None:
-    """The moment before which jobs ended that are more than the newest *most* ended ones; None when there are not so many."""
+def surplus(sql: sqlite3.Connection, most: int) -> int:
+    """The id up to which ended jobs are more than the newest *most* ended ones; 0 when there are not so many."""
     row = sql.execute(
-        "SELECT finished_at FROM job WHERE finished_at IS NOT NULL ORDER BY id DESC LIMIT 1 OFFSET ?", (most,)
+        "SELECT id FROM job WHERE finished_at IS NOT NULL ORDER BY id DESC LIMIT 1 OFFSET ?", (most,)
     ).fetchone()
-    return None if row is None else float(row[0])
+    return 0 if row is None else int(row[0])
