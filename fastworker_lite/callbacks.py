@@ -1,5 +1,8 @@
 """Tells listeners what they wait for: a courier for each address brings its messages in order, until they are acknowledged.
 
+The postman looks for whom something waits, and employs the couriers. A courier holds one connection for as long as it
+lasts: one task sends what waits, as far as there is room, the other takes the answers and removes what was acknowledged.
+
 Runs in: the runner's process that leads, on the scheduler's thread.
 """
 
@@ -11,8 +14,8 @@ import json
 import logging
 import random
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from . import streams
 from .errors import FastWorkerError
@@ -28,151 +31,190 @@ log = logging.getLogger("fastworker_lite")
 WINDOW = 256
 #: Seconds until a listener that was not there is tried again: the first, and the most that grows to.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 60.0
+#: Seconds after which a new message has a listener tried again, however long its pause has become.
+NEWS_PAUSE = 1.0
 #: Seconds for which a runner that stops waits for the last answers.
 PARTING = 1.0
-#: Bytes that wait in our process for a listener which does not read.
-_BUFFER = 64 * 1024
+#: Seconds until the postman looks again when the file could not be read.
+LOOK_AGAIN = 1.0
+
+_CHUNK = 64 * 1024
+#: Characters of a text in a message. Six bytes each at worst, twelve beyond U+FFFF: with these no line is too long.
+_MOST_TEXT = 8_192
 
 
-class _Refused(Exception):
-    """The listener said that it cannot take the first message that is under way."""
+def longer(pause: float) -> float:
+    """The pause after this one."""
+    return min(LONGEST_PAUSE, 2 * pause)
+
+
+class Limits(NamedTuple):
+    """How long, and how many, messages wait for a listener."""
+
+    max_age: float
+    max_events: int
+    clock: Callable[[], float] = time.time
 
 
 class Courier:
-    """Brings the messages for one address."""
+    """Brings the messages for one address, from when there are some until there are none and nobody listens."""
 
-    def __init__(self, address: str, connection: AsyncConnection, database_id: str, limits: Limits) -> None:
+    def __init__(
+        self, address: str, newest: int, connection: AsyncConnection, database_id: str, limits: Limits
+    ) -> None:
         self.address = address
+        self._newest = newest
         self._connection = connection
         self._database_id = database_id
         self._limits = limits
         self._news = asyncio.Event()
+        self._is_connected = False
         self._under_way: dict[str, int] = {}
         #: Event id and row of what was sent and is not acknowledged, oldest first.
-        self._acknowledged: deque[int] = deque()
-        self._is_over: Exception | None = None
+        self._one_by_one = 0
+        #: So many are sent one at a time: they were under way when a connection ended, and one of them may be why.
         self._pause = FIRST_PAUSE
         self.is_resting = False
-        #: Nothing to do, or nobody there.
+        #: Nothing to bring, or nobody there.
 
-    def wake(self) -> None:
-        """There may be something new."""
-        if not self.is_resting or self._pause == FIRST_PAUSE:
+    def wake(self, newest: int = 0) -> None:
+        """There may be something new; if it is known, the id of the newest message that waits."""
+        is_new, self._newest = newest > self._newest, max(newest, self._newest)
+        if is_new or (self._is_connected and not self._under_way):  # an old one comes back when it is to be redelivered
             self._news.set()
 
     async def run(self) -> None:
-        """Bring messages for ever."""
+        """Bring messages until none waits, whatever happens meanwhile."""
         while True:
             try:
-                await self._until_there_is_something()
-                await self._visit()
-            except _Refused as refusal:
-                await self._give_up_first(str(refusal))
-            except (OSError, FastWorkerError) as error:
+                if not await self._fetch(0, 1):
+                    return
+                await self._attempt()
+            except (OSError, FastWorkerError, streams.LineTooLong) as error:
                 await self._rest(error)
-
-    async def _until_there_is_something(self) -> None:
-        while not await self._fetch(0, 1):
-            self.is_resting = True
-            await self._news.wait()
-            self.is_resting = False
-            self._news.clear()
+            except Exception as error:
+                log.exception("messages for %s are tried again", self.address)
+                await self._rest(error)
 
     async def _fetch(self, after: int, limit: int) -> list[Message]:
         return await self._connection.read(outbox.pending, self.address, after, limit)
 
     async def _rest(self, error: Exception) -> None:
-        """Nobody is there, or he went away: come back later, and give up what is too old or too much by then."""
-        if self._pause > FIRST_PAUSE:
-            log.info("the listener at %s does not answer (%s); tried again in %.1f s", self.address, error, self._pause)
+        """Come back later, and each time later than that, unless there is a new message."""
+        if self._pause == longer(FIRST_PAUSE):  # once in each absence, and not when a listener only starts anew
+            log.info("the listener at %s cannot be reached, its messages wait: %s", self.address, error)
+        pause = self._pause * random.uniform(0.8, 1.0)
+        self._news.clear()
         self.is_resting = True
-        with contextlib.suppress(FastWorkerError):
-            before = self._limits.clock() - self._limits.max_age
-            await self._connection.write(outbox.give_up_old, self.address, before, self._limits.max_events)
-        await asyncio.sleep(self._pause * random.uniform(0.8, 1.0))
-        self._pause = min(LONGEST_PAUSE, self._pause * 2)
+        await asyncio.sleep(min(pause, NEWS_PAUSE))
+        is_over = pause <= NEWS_PAUSE or not await self._has_news_within(pause - NEWS_PAUSE)
         self.is_resting = False
+        if is_over:
+            self._pause = longer(self._pause)
 
-    async def _give_up_first(self, refusal: str) -> None:
-        rows = list(self._under_way.values())
-        self._under_way.clear()
-        if rows:
-            await self._connection.write(outbox.give_up, rows[0], f"refused: {refusal}"[:200])
+    async def _has_news_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _attempt(self) -> None:
+        """Visit the listener; if nobody is there, give up what is too old, or too much, by now."""
+        try:
+            await self._visit()
+        except OSError:
+            before, most = self._limits.clock() - self._limits.max_age, self._limits.max_events
+            for reason, last in await self._connection.read(outbox.overdue, self.address, before, most):
+                await self._connection.run(Connection.write_fast, outbox.give_up_until, self.address, last, reason)
+                log.warning("messages for %s are given up: %s", self.address, reason)
+            raise
 
     # ---- one visit
 
     async def _visit(self) -> None:
-        """Hold one connection for as long as it lasts."""
-        reader, writer = await asyncio.open_unix_connection(sock=streams.connect(self.address), limit=_BUFFER)
-        writer.transport.set_write_buffer_limits(_BUFFER)
-        self._under_way.clear()
-        self._is_over = None
-        reading = asyncio.create_task(self._read_answers(reader))
+        """Hold one connection for as long as it lasts. Raises what ended it, unless that was a message it refused."""
+        reader, writer = await asyncio.open_unix_connection(sock=streams.connect(self.address))
+        writer.transport.set_write_buffer_limits(0)  # so that drain() waits until nothing is left in this process
+        self._is_connected = True
+        hearing, bringing = asyncio.create_task(self._hear(reader)), asyncio.create_task(self._bring(writer))
         try:
-            await self._bring(writer)
+            await asyncio.wait((hearing, bringing), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
-            writer.close()
-            await self._store_acknowledged()
+            writer.transport.abort()
+            hearing.cancel()
+            bringing.cancel()
+            ends = await asyncio.gather(hearing, bringing, return_exceptions=True)
+            self._is_connected = self.is_resting = False
+            unanswered = list(self._under_way.values())
+            self._under_way.clear()
+            self._one_by_one = len(unanswered)
+        await self._conclude(ends, unanswered)
 
-    async def _bring(self, writer: asyncio.StreamWriter) -> None:
+    async def _conclude(self, ends: Sequence[str | BaseException], unanswered: list[int]) -> None:
+        for end in ends:  # what was heard goes before a failure to go on speaking
+            if isinstance(end, str) and unanswered:
+                if len(unanswered) == 1:
+                    await self._connection.run(Connection.write_fast, outbox.give_up, unanswered[0], f"refused: {end}")
+                    log.warning("a message for %s is given up, it was refused: %s", self.address, end)
+                return
+            if isinstance(end, Exception):
+                raise end
+        raise ConnectionResetError("it refused what nobody sent")
+
+    async def _bring(self, writer: asyncio.StreamWriter) -> NoReturn:
+        """Send what waits, in order, as far as there is room."""
         last = 0
-        is_at_end = False
         while True:
             self._news.clear()
-            await self._store_acknowledged()
-            if self._is_over is not None:
-                raise self._is_over
-            room = WINDOW - len(self._under_way)
-            if room >= WINDOW // 4 and writer.transport.get_write_buffer_size() == 0:
-                messages = await self._fetch(last, room)
-                for message in messages:
-                    last = message.id
-                    self._send(writer, message)
-                is_at_end = not messages
-            else:
-                is_at_end = True
-            if is_at_end and not self._acknowledged:
-                self.is_resting = not self._under_way
-                await self._news.wait()
-                self.is_resting = False
+            if not self._under_way:
+                last = 0  # what was given up and is to be redelivered has a lower id than what was sent since
+            window = 1 if self._one_by_one else WINDOW
+            room = window - len(self._under_way)
+            messages = await self._fetch(last, room) if 4 * room >= window else []
+            for message in messages:
+                self._under_way[self._event_id(message)] = last = message.id
+            self._newest = max(self._newest, last)
+            writer.write(b"".join(compose(self._event_id(message), message) for message in messages))
+            await writer.drain()
+            self.is_resting = not self._under_way
+            await self._news.wait()  # more messages, or answers and with them more room
+            self.is_resting = False
 
-    def _send(self, writer: asyncio.StreamWriter, message: Message) -> None:
-        event_id = f"{self._database_id}-{message.id}"
-        self._under_way[event_id] = message.id
-        writer.write(compose(event_id, message))
+    def _event_id(self, message: Message) -> str:
+        return f"{self._database_id}-{message.id}"
 
-    async def _read_answers(self, reader: asyncio.StreamReader) -> None:
-        try:
-            lines = streams.Lines()
-            while data := await reader.read(_BUFFER):
-                lines.add(data)
-                while (line := lines.take()) is not None:
-                    self._on_answer(line)
-                self._news.set()
-            self._is_over = self._is_over or ConnectionResetError("it closed the connection")
-        except (OSError, ValueError) as error:
-            self._is_over = self._is_over or OSError(str(error))
+    async def _hear(self, reader: asyncio.StreamReader) -> str:
+        """Take answers until the listener refuses a message, and return why. Raises when it hangs up."""
+        lines = streams.Lines()
+        while data := await reader.read(_CHUNK):
+            lines.add(data)
+            acknowledged = []
+            refusal = None
+            while refusal is None and (line := lines.take()) is not None:
+                word, _, rest = line.decode(errors="replace").strip().partition(" ")
+                if word == "ok":
+                    acknowledged.append(rest)
+                elif word == "error":
+                    refusal = rest[:200]
+            await self._remove(acknowledged)
+            if refusal is not None:
+                if refusal.endswith("connections are open"):  # it is busy, and has read nothing
+                    raise ConnectionRefusedError(refusal)
+                return refusal
+        raise ConnectionResetError("it hung up")
+
+    async def _remove(self, event_ids: Iterable[str]) -> None:
+        rows = {event_id: self._under_way[event_id] for event_id in event_ids if event_id in self._under_way}
+        if not rows:
+            return
+        await self._connection.run(Connection.write_fast, outbox.remove, list(rows.values()))
+        for event_id in rows:
+            del self._under_way[event_id]
+        self._one_by_one = max(0, self._one_by_one - len(rows))
+        self._pause = FIRST_PAUSE
         self._news.set()
-
-    def _on_answer(self, line: bytes) -> None:
-        word, _, rest = line.decode(errors="replace").partition(" ")
-        if word == "ok":
-            row = self._under_way.pop(rest.strip(), None)
-            if row is not None:
-                self._acknowledged.append(row)
-                self._pause = FIRST_PAUSE
-        elif word == "error" and self._is_over is None:
-            is_busy = rest.endswith("connections are open")
-            self._is_over = OSError(rest) if is_busy or not self._under_way else _Refused(rest)
-
-    async def _store_acknowledged(self) -> None:
-        if self._acknowledged:
-            rows = list(self._acknowledged)
-            self._acknowledged.clear()
-            await self._connection.run(Connection.write_fast, outbox.remove, rows)
 
 
 _STATUS = {"succeeded": "success", "cancelled": "cancelled"}
@@ -185,11 +227,11 @@ def compose(event_id: str, message: Message) -> bytes:
         {
             "event_id": event_id,
             "task_id": str(message.job),
-            "task_name": message.task,
+            "task_name": _cut(message.task),
             "attempt": message.attempt,
             "status": _STATUS.get(message.state, "failure"),
-            "error": None if is_success else message.error or message.reason,
-            "reason": message.reason,
+            "error": None if is_success else _cut(message.error or message.reason),
+            "reason": _cut(message.reason),
             "started_at": _moment(message.started_at),
             "completed_at": _moment(message.finished_at),
         },
@@ -199,73 +241,90 @@ def compose(event_id: str, message: Message) -> bytes:
     return f'{known[:-1]},"callback_data":{message.data or "null"},{told[1:]}\n'.encode()
 
 
+def _cut(text: str | None) -> str | None:
+    return None if text is None else text[:_MOST_TEXT]
+
+
 def _moment(seconds: float | None) -> str | None:
     moment = utc(seconds)
     return None if moment is None else moment.isoformat()
 
 
-class Limits:
-    """How long, and how many, messages wait for a listener."""
-
-    def __init__(self, max_age: float, max_events: int, clock: Callable[[], float] = time.time) -> None:
-        self.max_age = max_age
-        self.max_events = max_events
-        self.clock = clock
-
-
 class Postman:
-    """Sees what is to be told, and has a courier for each address."""
+    """Sees for whom something waits, and has a courier for each address."""
 
     def __init__(self, connection: AsyncConnection, limits: Limits) -> None:
         self._connection = connection
         self._limits = limits
         self._couriers: dict[str, Courier] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._is_open = False
+        self._favourite: Courier | None = None
+        #: Who had something last, and is woken without looking: he is likely to be the next, too.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
         self._database_id = ""
-        self._looking: asyncio.Task[None] | None = None
-        self._must_look_again = False
+        self._is_open = False
 
     async def open(self) -> None:
-        """From now on this runner tells. Called again, it only looks."""
+        """From now on this runner tells. Called again, nothing happens."""
         if not self._is_open:
-            self._is_open = True
             self._database_id = await self._connection.read(outbox.database_id)
-            self.look_soon()
+            self._is_open = True
+            self._news.set()
+            self._start(self._look_when_told())
 
     def look_soon(self) -> None:
         """There may be something to tell. Cheap: several in a row are one look."""
-        if not self._is_open:
-            return
-        if self._looking is not None:
-            self._must_look_again = True
-            return
-        for courier in self._couriers.values():
-            courier.wake()
-        self._looking = asyncio.get_running_loop().create_task(self._look())
-        self._looking.add_done_callback(self._on_looked)
+        if self._favourite is not None:
+            self._favourite.wake()
+        self._news.set()
 
-    def _on_looked(self, task: asyncio.Task[None]) -> None:
-        self._looking = None
-        if not task.cancelled() and task.exception() is not None:
-            log.warning("callbacks are looked at again later: %s", task.exception())
-        if self._must_look_again and not task.cancelled():
-            self._must_look_again = False
-            self.look_soon()
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look_when_told(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                await self._look()
+            except Exception as error:
+                log.warning("callbacks are looked at again in a second: %s", error)
+                await asyncio.sleep(LOOK_AGAIN)
+                self._news.set()
 
     async def _look(self) -> None:
-        for address in await self._connection.read(outbox.addresses):
-            if address not in self._couriers:
-                courier = Courier(address, self._connection, self._database_id, self._limits)
+        for address, newest in await self._connection.read(outbox.addresses):
+            courier = self._couriers.get(address)
+            if not address.startswith("/"):
+                pass  # no socket's path: somebody else sees to that
+            elif courier is not None:
+                courier.wake(newest)
+                self._favourite = courier
+            else:
+                courier = Courier(address, newest, self._connection, self._database_id, self._limits)
                 self._couriers[address] = courier
-                self._tasks.append(asyncio.get_running_loop().create_task(courier.run()))
+                self._start(self._employ(courier))
+
+    async def _employ(self, courier: Courier) -> None:
+        await courier.run()
+        del self._couriers[courier.address]
+        self._news.set()  # what came while it ended is for the next one
 
     async def close(self) -> None:
-        """Wait a moment for the last answers, and stop."""
-        self._is_open = False
-        deadline = time.monotonic() + PARTING
-        while time.monotonic() < deadline and not all(courier.is_resting for courier in self._couriers.values()):
-            await asyncio.sleep(0.01)
-        for task in (*self._tasks, *([self._looking] if self._looking is not None else [])):
+        """Bring what has come by now, wait a moment for the last answers, and stop."""
+        with contextlib.suppress(Exception):  # what is missed now, the next runner tells
+            await self._look_last()
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _look_last(self) -> None:
+        if not self._is_open:
+            return
+        give_up = time.monotonic() + PARTING
+        await self._look()
+        await asyncio.sleep(0.01)  # those who are woken are not yet up
+        while time.monotonic() < give_up and not all(courier.is_resting for courier in self._couriers.values()):
+            await asyncio.sleep(0.01)

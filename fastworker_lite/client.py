@@ -218,8 +218,8 @@ class Client:
     async def delay_with_callback(
         self,
         task_name: str | Callable[..., Any],
-        callback_address: str,
         /,
+        callback_address: str,
         *args: Any,
         callback_data: Any = None,
         priority: Priority = TaskPriority.NORMAL,

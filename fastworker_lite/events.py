@@ -10,7 +10,7 @@ from typing import Any
 
 from . import leases
 from .errors import ConfigError
-from .exchange import open_lease
+from .exchange import close_lease, open_lease
 from .job import utc
 from .sockets import wait_readable
 from .store import events
@@ -56,7 +56,7 @@ def follow_events(
         watch.close()
         if lease is not None:
             connection.write_fast(events.unfollow, registered)
-            lease.remove()
+            close_lease(connection, lease)
 
 
 def as_dict(event: Event) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from . import leases
+from . import leases, serialization
+from .errors import SerializationError
 from .job import Claimed, Failure, Lane, Outcome
 from .sockets import Waker
-from .store import jobs, runners, waiters
+from .store import jobs, listeners, runners, waiters
 from .store.connection import Connection
 from .store.jobs import Wanted
 from .store.runners import Addresses
@@ -37,6 +38,8 @@ class Report:
     #: Whose task this worker does not know.
     interrupted: list[Claimed] = field(default_factory=list)
     #: Stopped half-way.
+    is_heard: bool = False
+    #: Whether a listener is registered now.
 
     def __bool__(self) -> bool:
         return bool(self.outcomes or self.returned or self.misplaced or self.unknown or self.interrupted)
@@ -83,6 +86,7 @@ class Exchange:
         )
         # A claim alone may be undone by a power cut, and is made again: only what was settled must wait for the disk.
         write = self._connection.write if report else self._connection.write_fast
+        self._complete(report)
         claimed, pokes = write(self._transact, report, wanted, time.time())
         if any(job.on_lost == "fail" for job in claimed):
             self._connection.sync(always=not report)  # at most once: this claim must survive before the job begins
@@ -91,8 +95,15 @@ class Exchange:
 
     def tell(self, report: Report) -> None:
         """Settle *report* and claim nothing."""
+        self._complete(report)
         _, pokes = self._connection.write(self._transact, report, None, time.time())
         self._tell(pokes)
+
+    def _complete(self, report: Report) -> None:
+        """Who has begun to listen while a job ran is told its result, too. Not within the transaction: it reads a value."""
+        report.is_heard = bool(report.outcomes) and self._connection.read(listeners.is_anybody)
+        if report.is_heard:
+            report.outcomes = [_with_told(outcome) for outcome in report.outcomes]
 
     def _transact(
         self, sql: sqlite3.Connection, report: Report, wanted: Wanted | None, now: float
@@ -114,7 +125,7 @@ class Exchange:
         jobs.interrupt(sql, report.interrupted, now)
         for job in report.misplaced:
             jobs.change_lane(sql, job, Lane(1 - self._lane))
-        if any(outcome.job.is_told for outcome in outcomes):
+        if report.is_heard or any(outcome.job.is_told for outcome in outcomes):
             pokes.tellers = runners.addresses(sql)
         if report.returned or report.interrupted or report.misplaced:  # some may have been cancelled meanwhile
             back = (job.id for job in (*report.returned, *report.interrupted, *report.misplaced))
@@ -148,6 +159,16 @@ class Exchange:
             self._waker.poke(where.outbox)
 
 
+def _with_told(outcome: Outcome) -> Outcome:
+    if outcome.result is None or outcome.told is not None:
+        return outcome
+    try:
+        value = serialization.decode(outcome.result)
+    except SerializationError:
+        return outcome
+    return outcome._replace(told=serialization.tell(value))
+
+
 def _may_be_scheduled(outcome: Outcome) -> bool:
     return outcome.failure is not None and (bool(outcome.job.retries) or outcome.failure.retry_after is not None)
 
@@ -158,3 +179,9 @@ def open_lease(connection: Connection, name: str) -> leases.Lease:
     lease = leases.Lease(connection.paths.lease(name))
     connection.watch(lease.path, lease.descriptor)
     return lease
+
+
+def close_lease(connection: Connection, lease: leases.Lease) -> None:
+    """Give up the lease of this process. The connection can still be used, and closed."""
+    connection.unwatch(lease.path, lease.descriptor)
+    lease.remove()

@@ -199,7 +199,9 @@ def _json_text(name: str, value: object) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name} must be JSON (dict, list, text, numbers), got {value!r:.80}: {error}") from None
     if len(text) > MAX_CALLBACK_DATA:
-        raise ConfigError(f"{name} takes {len(text)} bytes, more than {MAX_CALLBACK_DATA}; send a key to the data instead")
+        raise ConfigError(
+            f"{name} takes {len(text)} bytes, more than {MAX_CALLBACK_DATA}; send a key to the data instead"
+        )
     return text
 
 

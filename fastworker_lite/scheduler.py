@@ -19,6 +19,7 @@ from . import __version__, hooks, leases, producer, retention
 from .callbacks import Limits, Postman
 from .config import Config
 from .errors import FastWorkerError, PoolFailed
+from .exchange import close_lease, open_lease
 from .hooks import HookRunner
 from .job import Lane
 from .leases import LeaderLease, Lease, Note
@@ -131,7 +132,7 @@ class Scheduler:
             await self._connection.close()
 
     async def _open(self) -> None:
-        self._lease: Lease = await self._connection.run(_open_lease, leases.new_name("r"))
+        self._lease: Lease = await self._connection.run(open_lease, leases.new_name("r"))
         self._leader = LeaderLease(self._paths.leader)
         self._sockets = self._bind_sockets()
         self._runner = await self._connection.run(
@@ -222,7 +223,7 @@ class Scheduler:
             log.warning("the runner's row stays behind: %s", error)
         self._sockets.close()
         self._leader.release()
-        self._lease.remove()
+        await self._connection.run(close_lease, self._lease)
         self._waker.close()
 
     # ---- what happens
@@ -445,9 +446,3 @@ class Scheduler:
 
 def _soonest(sleeps: list[float | None]) -> float | None:
     return min((seconds for seconds in sleeps if seconds is not None), default=None)
-
-
-def _open_lease(connection: Connection, name: str) -> Lease:
-    from .exchange import open_lease
-
-    return open_lease(connection, name)

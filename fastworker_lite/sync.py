@@ -134,7 +134,11 @@ class SyncClient:
 
     def events(self, since: int | None = None, name: str | None = None) -> Iterator[dict[str, Any]]:
         """As `Client.events`."""
-        return (event for event in events_of(self.database, since=since, name=name) if event is not None)
+        following = events_of(self.database, since=since, name=name)
+        try:
+            yield from (event for event in following if event is not None)
+        finally:
+            following.close()
 
     def register_listener(
         self,

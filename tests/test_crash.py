@@ -7,12 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from fastworker_lite import SyncClient, producer
+from fastworker_lite.events import follow_events
 from fastworker_lite.job import Command, JobOptions
 from fastworker_lite.store import runners
 from fastworker_lite.store.connection import Connection
@@ -32,6 +34,7 @@ threading.Event().wait()
 
 SUBMITTER = """
 import sys
+import threading
 from fastworker_lite import SyncClient
 client = SyncClient(sys.argv[1], runner="never")
 while True:
@@ -265,3 +268,16 @@ def test_the_runner_drains_when_it_is_closed(database, tmp_path):
     assert [line.split()[:2] for line in lines(log)] == [["begin", "first"], ["end", "first"]]
     with SyncClient(database, runner="never") as client:
         assert first._job().state == "succeeded" and client.handle(2).status() == "queued"
+
+
+def test_a_runner_that_has_ended_leaves_no_descriptor_and_no_thread_behind(tmp_path):
+    def use(number):
+        with SyncClient(tmp_path / f"{number}.db", workers=2, runner="own") as client:
+            assert client.submit(abs, -1).result(timeout=10) == 1
+            assert list(client._call(lambda connection: list(follow_events(connection, is_followed=False)))) == []
+
+    use(0)
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for number in range(1, 4):
+        use(number)
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before

@@ -78,7 +78,7 @@ def _registered(connection: Connection, listener: producer.NewListener) -> Itera
         producer.register_listener(connection, listener)
         yield
         return
-    from ..exchange import open_lease
+    from ..exchange import close_lease, open_lease
 
     lease = open_lease(connection, leases.new_name("listener"))
     producer.register_listener(connection, listener._replace(lease=lease.name))
@@ -86,7 +86,7 @@ def _registered(connection: Connection, listener: producer.NewListener) -> Itera
         yield
     finally:
         connection.write(listeners.unregister, listener.name)
-        lease.remove()
+        close_lease(connection, lease)
 
 
 # ---- fwl listeners

@@ -136,6 +136,10 @@ class Connection:
         self._guard.watch_path(path)
         self._guard.watch_descriptor(descriptor)
 
+    def unwatch(self, path: str, descriptor: int) -> None:
+        """The lease is given up in good order. To be called before it is."""
+        self._guard.forget(path, descriptor)
+
     # ---- transactions
 
     def write(self, work: Callable[..., T], *args: Any) -> T:

@@ -45,6 +45,11 @@ class FileGuard:
         """From now on, *descriptor* must stay open on the file it is."""
         self._descriptors.append((descriptor, identity(os.fstat(descriptor))))
 
+    def forget(self, path: str, descriptor: int) -> None:
+        """Watch these no longer: they are given up in good order."""
+        self._paths = [watched for watched in self._paths if watched[0] != path]
+        self._descriptors = [watched for watched in self._descriptors if watched[0] != descriptor]
+
     def watch_new_descriptors(self, before: set[int], database: str, wal: str, shm: str) -> int:
         """Watch those that SQLite opened since *before* was taken, and return the one of the write-ahead log."""
         wal_descriptor = -1

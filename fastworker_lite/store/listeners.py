@@ -44,7 +44,10 @@ def register(
     lease: str | None,
     now: float,
 ) -> None:
-    """Register a listener; one of the same name is changed."""
+    """Register a listener; one of the same name is changed, and what waits for it is told at its new address."""
+    known = sql.execute("SELECT id, address FROM listener WHERE name = ?", (name,)).fetchone()
+    if known is not None and known[1] != address:
+        sql.execute("UPDATE outbox SET address = ? WHERE listener = ?", (address, known[0]))
     sql.execute(
         """
         INSERT INTO listener (name, address, task, queue, ends, lease, created_at)
@@ -61,6 +64,10 @@ def everybody(sql: sqlite3.Connection) -> list[Listener]:
     return [Listener._make(row) for row in sql.execute(_ALL)]
 
 
+def is_anybody(sql: sqlite3.Connection) -> bool:
+    return sql.execute("SELECT 1 FROM listener LIMIT 1").fetchone() is not None
+
+
 def unregister(sql: sqlite3.Connection, name: str) -> bool:
     """Forget a listener, and what still waits for it. False when there is none of this name."""
     row = sql.execute("SELECT id FROM listener WHERE name = ?", (name,)).fetchone()
@@ -72,8 +79,20 @@ def unregister(sql: sqlite3.Connection, name: str) -> bool:
 
 
 def set_paused(sql: sqlite3.Connection, name: str, is_paused: bool) -> bool:
-    """Have what it would be told wait, or wait no more. False when there is none of this name."""
-    return sql.execute("UPDATE listener SET paused = ? WHERE name = ?", (is_paused, name)).rowcount == 1
+    """Have what it would be told wait, or wait no more. False when there is none of this name.
+
+    What waits for a paused listener is marked, so that nobody steps over it again and again in search of what is to be told.
+    """
+    row = sql.execute("SELECT id, address FROM listener WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        return False
+    sql.execute("UPDATE listener SET paused = ? WHERE id = ?", (is_paused, row[0]))
+    sql.execute(_HOLD if is_paused else _LET_GO, row)
+    return True
+
+
+_HOLD = "UPDATE outbox SET dead = 'paused' WHERE dead IS NULL AND listener = ? AND address = ?"
+_LET_GO = "UPDATE outbox SET dead = NULL WHERE dead = 'paused' AND listener = ? AND address = ?"
 
 
 def for_a_life(sql: sqlite3.Connection) -> list[tuple[str, str]]:

@@ -33,22 +33,21 @@ class Message(NamedTuple):
     #: JSON, see `serialization.tell`.
 
 
-_FIELDS = ", ".join(f"outbox.{name}" for name in Message._fields)
+_FIELDS = ", ".join(Message._fields)
 _PENDING = f"""
 SELECT {_FIELDS}
-  FROM outbox LEFT JOIN listener ON listener.id = outbox.listener
+  FROM outbox
  WHERE dead IS NULL
-   AND outbox.address = ?
-   AND outbox.id > ?
-   AND NOT ifnull(paused, 0)
- ORDER BY outbox.id
+   AND address = ?
+   AND id > ?
+ ORDER BY id
  LIMIT ?
 """
 
 
-def addresses(sql: sqlite3.Connection) -> list[str]:
-    """Where something is to be told. Costs a step for each address, however many rows wait."""
-    rows = sql.execute(
+def addresses(sql: sqlite3.Connection) -> list[tuple[str, int]]:
+    """Where something is to be told, and the id of the newest. Costs two steps for each address, however many rows wait."""
+    return sql.execute(
         """
         WITH RECURSIVE next (address) AS (
             SELECT min(address) FROM outbox WHERE dead IS NULL
@@ -56,10 +55,11 @@ def addresses(sql: sqlite3.Connection) -> list[str]:
             SELECT (SELECT min(address) FROM outbox WHERE dead IS NULL AND address > next.address)
               FROM next
              WHERE next.address IS NOT NULL)
-        SELECT address FROM next WHERE address IS NOT NULL
+        SELECT address, (SELECT max(id) FROM outbox WHERE dead IS NULL AND outbox.address = next.address)
+          FROM next
+         WHERE address IS NOT NULL
         """
-    )
-    return [row[0] for row in rows]
+    ).fetchall()
 
 
 def pending(sql: sqlite3.Connection, address: str, after: int, limit: int) -> list[Message]:
@@ -84,23 +84,52 @@ def give_up(sql: sqlite3.Connection, message: int, reason: str) -> None:
     sql.execute("UPDATE outbox SET dead = ? WHERE id = ?", (reason, message))
 
 
-def give_up_old(sql: sqlite3.Connection, address: str, before: float, most: int) -> int:
-    """Try those no more that are older than *before*, and the oldest of more than *most*. Returns how many."""
-    count: int = sql.execute("SELECT count(*) FROM outbox WHERE dead IS NULL AND address = ?", (address,)).fetchone()[0]
-    late: int = sql.execute(
-        "UPDATE outbox SET dead = 'too old' WHERE dead IS NULL AND address = ? AND finished_at < ?", (address, before)
-    ).rowcount
-    surplus = count - late - most
-    if surplus > 0:
-        sql.execute(
-            """
-            UPDATE outbox
-               SET dead = 'too many'
-             WHERE id IN (SELECT id FROM outbox WHERE dead IS NULL AND address = ? ORDER BY id LIMIT ?)
-            """,
-            (address, surplus),
-        )
-    return late + max(0, surplus)
+_TOO_OLD = """
+SELECT max(id)
+  FROM outbox
+ WHERE dead IS NULL
+   AND address = :address
+   AND id < ifnull((SELECT id                   -- they are in the order of their ends, so it stops at the first young one
+                      FROM outbox
+                     WHERE dead IS NULL
+                       AND address = :address
+                       AND finished_at >= :before
+                     ORDER BY id
+                     LIMIT 1), 9223372036854775807)
+"""
+
+_TOO_MANY = """
+SELECT id
+  FROM outbox
+ WHERE dead IS NULL
+   AND address = :address
+ ORDER BY id DESC
+ LIMIT 1 OFFSET :most
+"""
+
+
+def overdue(sql: sqlite3.Connection, address: str, before: float, most: int) -> list[tuple[str, int]]:
+    """Why messages for *address* should be tried no more, and the last of them: older than *before*, more than *most*."""
+    parameters = {"address": address, "before": before, "most": most}
+    found = [(reason, sql.execute(query, parameters).fetchone()) for reason, query in _LIMITS]
+    return [(reason, row[0]) for reason, row in found if row is not None and row[0] is not None]
+
+
+_LIMITS = (("too old", _TOO_OLD), ("too many", _TOO_MANY))
+
+
+def give_up_until(sql: sqlite3.Connection, address: str, last: int, reason: str) -> None:
+    """Try those no more that wait for *address*, up to the *last*."""
+    sql.execute(
+        """
+        UPDATE outbox
+           SET dead = :reason
+         WHERE dead IS NULL
+           AND address = :address
+           AND id <= :last
+        """,
+        {"reason": reason, "address": address, "last": last},
+    )
 
 
 class Backlog(NamedTuple):
@@ -108,15 +137,17 @@ class Backlog(NamedTuple):
 
     address: str
     waiting: int
+    #: Those of a paused listener too.
     dead: int
     oldest: float | None
+    #: When the job ended of which was to be told first.
 
 
 def backlogs(sql: sqlite3.Connection) -> list[Backlog]:
     """For each address, how much waits and how much was given up."""
     rows = sql.execute(
         """
-        SELECT address, sum(dead IS NULL), sum(dead IS NOT NULL), min(finished_at)
+        SELECT address, sum(dead IS NULL OR dead = 'paused'), sum(dead IS NOT NULL AND dead <> 'paused'), min(finished_at)
           FROM outbox
          GROUP BY address
          ORDER BY address
@@ -128,13 +159,30 @@ def backlogs(sql: sqlite3.Connection) -> list[Backlog]:
 def dead_letters(sql: sqlite3.Connection, limit: int) -> list[tuple[int, str, int, float, str]]:
     """Those that were given up: id, address, job, moment, reason."""
     return sql.execute(
-        "SELECT id, address, job, finished_at, dead FROM outbox WHERE dead IS NOT NULL ORDER BY id LIMIT ?", (limit,)
+        """
+        SELECT id, address, job, finished_at, dead
+          FROM outbox
+         WHERE dead IS NOT NULL
+           AND dead <> 'paused'
+         ORDER BY id
+         LIMIT ?
+        """,
+        (limit,),
     ).fetchall()
 
 
 def redeliver(sql: sqlite3.Connection, address: str) -> int:
     """Try again what was given up for this address. Returns how many."""
-    return sql.execute("UPDATE outbox SET dead = NULL WHERE dead IS NOT NULL AND address = ?", (address,)).rowcount
+    return sql.execute(
+        """
+        UPDATE outbox
+           SET dead = NULL
+         WHERE dead IS NOT NULL
+           AND dead <> 'paused'
+           AND address = ?
+        """,
+        (address,),
+    ).rowcount
 
 
 def is_empty(sql: sqlite3.Connection) -> bool:
