@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -278,7 +279,8 @@ def test_a_runner_that_has_ended_leaves_no_descriptor_and_no_thread_behind(tmp_p
             assert list(client._call(lambda connection: list(follow_events(connection, is_followed=False)))) == []
 
     use(0)
-    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    gc.collect()
+    descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     for number in range(1, 4):
         use(number)
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert len(os.listdir("/proc/self/fd")) <= descriptors and threading.active_count() <= threads
