@@ -269,7 +269,7 @@ def test_the_runner_drains_when_it_is_closed(database, tmp_path):
         until(lambda: lines(log))
     assert [line.split()[:2] for line in lines(log)] == [["begin", "first"], ["end", "first"]]
     with SyncClient(database, runner="never") as client:
-        assert first._job().state == "succeeded" and client.handle(2).status() == "queued"
+        assert client.handle(first.id).status() == "succeeded" and client.handle(2).status() == "queued"
 
 
 def test_a_runner_that_has_ended_leaves_no_descriptor_and_no_thread_behind(tmp_path):

@@ -347,8 +347,8 @@ def test_a_worker_that_stood_still_past_its_timeout_is_killed_and_its_result_is_
         until(lambda: lines(log))
         os.kill(int(lines(log)[0].split()[1]), signal.SIGSTOP)
         assert handle.result(timeout=20) == "done"
+        assert [one.outcome for one in handle.attempts()] == ["timed out", "succeeded"]
     assert [line.split()[0] for line in lines(log)] == ["begin", "begin", "end"]
-    assert [one.outcome for one in handle.attempts()] == ["timed out", "succeeded"]
 
 
 def test_a_killed_runners_running_command_can_be_cancelled_by_the_next(database, tmp_path):
