@@ -77,11 +77,13 @@ class Courier:
         self.is_resting = False
         #: Nothing to bring, or nobody there.
 
-    def wake(self, newest: int = 0) -> None:
-        """There may be something new; if it is known, the id of the newest message that waits."""
+    def wake(self, newest: int = 0) -> bool:
+        """There may be something new; if it is known, the id of the newest message that waits. False when it is busy or away."""
         is_new, self._newest = newest > self._newest, max(newest, self._newest)
-        if is_new or (self._is_connected and not self._under_way):  # an old one comes back when it is to be redelivered
+        is_ready = self._is_connected and not self._under_way
+        if is_new or is_ready:  # one that is to be redelivered is not new
             self._news.set()
+        return is_ready
 
     async def run(self) -> None:
         """Bring messages until none waits, whatever happens meanwhile."""
@@ -258,7 +260,7 @@ class Postman:
         self._limits = limits
         self._couriers: dict[str, Courier] = {}
         self._favourite: Courier | None = None
-        #: Who had something last, and is woken without looking: he is likely to be the next, too.
+        #: Who was the last to be sent off from a rest, and is woken without looking: likely he is the next, too.
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._database_id = ""
@@ -300,8 +302,8 @@ class Postman:
             if not address.startswith("/"):
                 pass  # no socket's path: somebody else sees to that
             elif courier is not None:
-                courier.wake(newest)
-                self._favourite = courier
+                if courier.wake(newest):
+                    self._favourite = courier
             else:
                 courier = Courier(address, newest, self._connection, self._database_id, self._limits)
                 self._couriers[address] = courier

@@ -288,13 +288,34 @@ def kill_group(group: int, number: int = signal.SIGKILL) -> None:
             os.killpg(group, number)
 
 
-def end_group(group: int, patience: float = 0.2) -> None:
+def end_group(group: int) -> None:
     """Kill a command's whole process group, and wait until nothing of it runs any more."""
     kill_group(group)
+    await_group(group)
+
+
+def await_group(group: int, patience: float = 0.5) -> None:
+    """Wait until nothing of a group runs any more that was killed. Sends nothing: its number may be another's by now."""
     deadline = time.monotonic() + patience
-    while group > 1 and time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except (ProcessLookupError, PermissionError):
-            return
-        time.sleep(0.001)  # what was orphaned is reaped by the system's first process, which takes it a moment
+    while group > 1 and _is_group_alive(group) and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def _is_group_alive(group: int) -> bool:
+    """Whether one of its processes still runs. What is dead and not yet reaped by whoever adopted it does not."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return not os.path.isdir("/proc/self") or any(_runs_in(group, entry) for entry in os.listdir("/proc"))
+
+
+def _runs_in(group: int, entry: str) -> bool:
+    if not entry.isdigit():
+        return False
+    try:
+        with open(f"/proc/{entry}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:  # it ended while we looked
+        return False
+    return int(fields[2]) == group and fields[0] not in (b"Z", b"X")

@@ -41,6 +41,7 @@ class Recovery:
         how = "was stopped" if worker.is_stopping else "died"
         reason = f"worker {how}, " + (f"signal {-code}" if code is not None and code < 0 else f"exit {code}")
         leases.end_group(note.group)
+        leases.await_group(worker.pid)  # its functions' children got the signal before it was reaped
         killed = worker.killed_for
         ended = None if killed is None else (killed.job, killed.claim, killed.failure)
         is_blamed = killed is None and not worker.is_stopping
