@@ -24,7 +24,7 @@ from .output import JobStream, log_to_stderr
 from .processes import WorkerSetup
 from .serialization import Target
 from .sockets import Waker, drain
-from .store import jobs
+from .store import cancelling, settling
 from .store.connection import Connection
 from .worker import kill_grace, resident_bytes, stop_descriptor, store_patiently
 
@@ -98,7 +98,7 @@ class AsyncWorker:
 
     async def _cancel_those_asked_for(self) -> None:
         asked = await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._connection.read, jobs.asked_to_stop
+            self._thread, self._connection.read, cancelling.asked_to_stop
         )
         wanted = {(one.id, one.claim) for one in asked}
         for task, job in self._running.items():
@@ -162,13 +162,13 @@ class AsyncWorker:
         """Its submitter may not have known that it must not be started twice; that has to be on disk first."""
 
         def store() -> None:
-            self._connection.write(jobs.keep_from_rerun, job)
+            self._connection.write(settling.keep_from_rerun, job)
             self._connection.sync()
 
         await asyncio.get_running_loop().run_in_executor(self._thread, store)
 
     def _report_progress(self, job_id: int, progress: Progress) -> None:
-        self._thread.submit(self._connection.write_fast, jobs.report_progress, job_id, progress)
+        self._thread.submit(self._connection.write_fast, settling.report_progress, job_id, progress)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         job = self._running.pop(task)

@@ -20,8 +20,9 @@ from .config import Config
 from .endings import close_when_main_thread_ends
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
 from .events import events_of
-from .job import Attempt, JobOptions, NewJob, Progress, State, parse_priority_name, task_status
+from .job import Attempt, NewJob, Progress, State, task_status
 from .logs import log_lines
+from .options import JobOptions, parse_priority_name
 from .paths import SidePaths
 from .producer import Submission
 from .results import ResultWaiter

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from .errors import ConfigError
-from .job import NO_OPTIONS, JobOptions, parse_queue
+from .options import NO_OPTIONS, JobOptions, parse_queue
 
 FILE_NAME = "fastworker.toml"
 _PYPROJECT = "pyproject.toml"

@@ -16,7 +16,7 @@ from . import leases, serialization
 from .errors import SerializationError
 from .job import Claimed, Failure, Lane, Outcome
 from .sockets import Waker
-from .store import jobs, listeners, runners, waiters
+from .store import jobs, listeners, runners, settling, waiters
 from .store.connection import Connection
 from .store.jobs import Wanted
 from .store.runners import Addresses
@@ -119,12 +119,12 @@ class Exchange:
             outcome = self._place_unknown(sql, job, now)
             outcomes = outcomes if outcome is None else [*outcomes, outcome]
         if outcomes:
-            jobs.settle(sql, outcomes)
+            settling.settle(sql, outcomes)
             pokes.waiters = waiters.take(sql, (outcome.job.id for outcome in outcomes))
-        jobs.give_back(sql, report.returned)
-        jobs.interrupt(sql, report.interrupted, now)
+        settling.give_back(sql, report.returned)
+        settling.interrupt(sql, report.interrupted, now)
         for job in report.misplaced:
-            jobs.change_lane(sql, job, Lane(1 - self._lane))
+            settling.change_lane(sql, job, Lane(1 - self._lane))
         if report.is_heard or any(outcome.job.is_told for outcome in outcomes):
             pokes.tellers = runners.addresses(sql)
         if report.returned or report.interrupted or report.misplaced:  # some may have been cancelled meanwhile
@@ -138,13 +138,13 @@ class Exchange:
         others = [row for row in runners.runners(sql) if not leases.is_free(self._connection.paths.lease(row.lease))]
         if any(row.tasks is not None and job.task in json.loads(row.tasks) for row in others):
             self._unknown.add(job.task)
-            jobs.give_back(sql, [job])
+            settling.give_back(sql, [job])
             return None
         if any(row.tasks is None and now - row.started_at < STARTING for row in others):
-            jobs.postpone(sql, job, now + 0.1)
+            settling.postpone(sql, job, now + 0.1)
             return None
         if job.park:
-            jobs.park(sql, job, f"no worker knows task {job.task}")
+            settling.park(sql, job, f"no worker knows task {job.task}")
             return None
         text = f"Task {job.task} not found"
         return Outcome(

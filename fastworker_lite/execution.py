@@ -17,7 +17,8 @@ from typing import Any
 
 from . import serialization
 from .errors import Cancel, Retry, SerializationError
-from .job import Claimed, Command, Failure, Outcome, Policy
+from .job import Claimed, Command, Failure, Outcome
+from .options import Policy
 from .serialization import Target
 from .tasks.registry import task_registry
 

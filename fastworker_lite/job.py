@@ -1,23 +1,18 @@
-"""One call of a task, or one command: its states, its options, and what each of them may become.
+"""One call of a task, or one command: its states, and what each of them may become.
 
 Runs in: every process.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-import math
-import os
 import shlex
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from .errors import ConfigError
-from .tasks.models import TaskPriority, TaskStatus
+from .options import NO_OPTIONS, JobOptions
+from .tasks.models import TaskStatus
 
 
 class State(StrEnum):
@@ -66,298 +61,8 @@ class Kind(StrEnum):
     COMMAND = "command"
 
 
-PRIORITIES: dict[str, int] = {"low": -10, "normal": 0, "high": 10, "critical": 20}
-
-#: The largest priority either way; SQLite's integers end at 64 bits, a person's need of them well before.
-MAX_PRIORITY = 1_000_000_000
-
 #: A worker death is blamed on the job that was running. After so many the job is not tried again.
 POISON_DEATHS = 3
-
-
-def parse_priority(value: object) -> int:
-    """The number of a priority: an integer as it is, a name by `PRIORITIES`. Raises `ConfigError` otherwise."""
-    if isinstance(value, TaskPriority):
-        return PRIORITIES[value.value]
-    if isinstance(value, str) and value in PRIORITIES:
-        return PRIORITIES[value]
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_PRIORITY:
-        return value
-    raise ConfigError(
-        f"priority must be low, normal, high, critical or an integer up to ±{MAX_PRIORITY}, got {value!r}"
-    )
-
-
-def parse_priority_name(value: object) -> int:
-    """As `parse_priority`, names only: what FastWorker's calls accept."""
-    if isinstance(value, TaskPriority) or (isinstance(value, str) and value in PRIORITIES):
-        return parse_priority(value)
-    raise ConfigError(f"priority must be low, normal, high or critical, got {value!r}")
-
-
-def parse_seconds(name: str, value: object) -> float:
-    """A duration given in seconds or as a `timedelta`. Raises `ConfigError` for anything else, and below zero."""
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
-        raise ConfigError(f"{name} must be seconds (a number, 0 or more) or a timedelta, got {value!r}")
-    if value > 1e10:
-        raise ConfigError(f"{name} must be under 10000000000 seconds, got {value!r}")
-    return float(value)
-
-
-def parse_moment(name: str, value: object) -> float:
-    """A `datetime` as Unix seconds; a naive one is local time."""
-    if not isinstance(value, datetime):
-        raise ConfigError(f"{name} must be a datetime (a naive one is local time), got {value!r}")
-    try:
-        return value.timestamp()
-    except (OverflowError, ValueError, OSError) as error:
-        raise ConfigError(f"{name} is out of range: {value!r}") from error
-
-
-def _whole(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1_000_000:
-        raise ConfigError(f"{name} must be a whole number from 0 to 1000000, got {value!r}")
-    return value
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip() or "\0" in value or len(value) > 200:
-        raise ConfigError(f"{name} must be a text of 1 to 200 characters, got {value!r:.80}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{name} must be valid Unicode, got {value!r:.80}") from None
-    return value
-
-
-def parse_queue(value: object) -> str:
-    """A queue's name: 1 to 200 characters, no NUL."""
-    return _text("queue", value)
-
-
-def _on_lost(name: str, value: object) -> str:
-    if value not in ("retry", "fail"):
-        raise ConfigError(f'{name} must be "retry" or "fail", got {value!r}')
-    return str(value)
-
-
-def _yes_or_no(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be True or False, got {value!r}")
-    return value
-
-
-def _factor(name: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 1 <= value <= 1000:
-        raise ConfigError(f"{name} must be a number from 1 to 1000, got {value!r}")
-    return float(value)
-
-
-def _exceptions(name: str, value: object) -> tuple[str, ...]:
-    """Exception types as dotted names: those of classes are `module.Class`, of built-in ones `Class`."""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    names = []
-    for one in values:
-        if isinstance(one, type) and issubclass(one, BaseException):
-            names.append(exception_name(one))
-        elif isinstance(one, str) and all(part.isidentifier() for part in one.split(".")):
-            names.append(one.removeprefix("builtins."))
-        else:
-            raise ConfigError(
-                f'{name} must be exception classes or their dotted names, such as "requests.Timeout", got {one!r:.80}'
-            )
-    return tuple(names)
-
-
-def exception_name(kind: type[BaseException]) -> str:
-    """`module.Class`, and `Class` alone for a built-in one."""
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _moment_or_seconds(name: str, value: object) -> float | timedelta:
-    """A `datetime` as Unix seconds; seconds from now as a `timedelta`."""
-    if isinstance(value, datetime):
-        return parse_moment(name, value)
-    return timedelta(seconds=parse_seconds(name, value))
-
-
-def _address(name: str, value: object) -> str:
-    if not isinstance(value, (str, os.PathLike)):
-        raise ConfigError(f"{name} must be the address of a listener, such as unix:///run/app.sock, got {value!r:.80}")
-    return os.fspath(value)
-
-
-#: Bytes of JSON that may be sent along with a callback.
-MAX_CALLBACK_DATA = 65_536
-
-
-def _json_text(name: str, value: object) -> str:
-    try:
-        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{name} must be JSON (dict, list, text, numbers), got {value!r:.80}: {error}") from None
-    if len(text) > MAX_CALLBACK_DATA:
-        raise ConfigError(
-            f"{name} takes {len(text)} bytes, more than {MAX_CALLBACK_DATA}; send a key to the data instead"
-        )
-    return text
-
-
-_PARSERS: dict[str, Any] = {
-    "queue": lambda _, value: parse_queue(value),
-    "priority": lambda _, value: parse_priority(value),
-    "timeout": parse_seconds,
-    "kill_grace": parse_seconds,
-    "retries": _whole,
-    "retry_delay": parse_seconds,
-    "retry_backoff": _factor,
-    "retry_max_delay": parse_seconds,
-    "retry_on": _exceptions,
-    "give_up_on": _exceptions,
-    "retry_on_timeout": _yes_or_no,
-    "on_lost": _on_lost,
-    "expires": _moment_or_seconds,
-    "callback": _address,
-    "callback_data": _json_text,
-    "delay": parse_seconds,
-    "eta": parse_moment,
-    "name": _text,
-}
-
-#: What only one job can have, not a task.
-_OF_ONE_JOB = {"delay", "eta", "name"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobOptions:
-    """How a job is run; None leaves it to the task's options, then to the configuration's, then to the default."""
-
-    queue: str | None = None
-    priority: int | None = None
-    #: Higher is started first. 0 by default.
-    timeout: float | None = None
-    #: Seconds one attempt may take; the runner ends it then.
-    kill_grace: float | None = None
-    #: Seconds between asking an attempt to end and killing it.
-    retries: int | None = None
-    #: How often a failed job is tried again. 0 by default.
-    retry_delay: float | None = None
-    #: Seconds before it is tried again. 0 by default, 1 where there is a backoff.
-    retry_backoff: float | None = None
-    #: By what the delay grows with each failure. The delay is then a random part of that, so that many do not come at once.
-    retry_max_delay: float | None = None
-    #: The most a growing delay grows to, an hour by default.
-    retry_on: tuple[str, ...] | None = None
-    #: The exceptions, by dotted name, after which it is tried again; all by default. A subclass counts.
-    give_up_on: tuple[str, ...] | None = None
-    #: Those after which it is not. Goes before `retry_on`.
-    retry_on_timeout: bool | None = None
-    #: Whether an attempt that took too long is tried again. Not by default.
-    on_lost: str | None = None
-    #: "retry" (the default) or "fail": what becomes of a job whose worker died. "fail" starts it at most once, ever.
-    expires: float | timedelta | None = None
-    #: The Unix time, or the span from now, by which the job must have started; else it ends as expired.
-    callback: str | None = None
-    #: The listener that is told how the job ended: `unix:///path.sock`, or another address of a Unix socket.
-    callback_data: str | None = None
-    #: JSON that is sent along.
-    delay: float | None = None
-    #: Seconds from now before the job may start.
-    eta: float | None = None
-    #: Unix time before which the job may not start.
-    name: str | None = None
-    #: What a person calls the job.
-
-    @classmethod
-    def parse(cls, given: dict[str, Any]) -> JobOptions:
-        """The options in *given*, checked. Raises `ConfigError` naming the one that is unknown or has a wrong value."""
-        if given.get("delay") is not None and given.get("eta") is not None:
-            raise ConfigError("give either delay (seconds from now) or eta (a moment), not both")
-        return cls(**_parse(given, set(_PARSERS)))
-
-    @classmethod
-    def parse_for_tasks(cls, given: dict[str, Any]) -> JobOptions:
-        """As `parse`, for the options that a task or the configuration can give to all its jobs."""
-        return cls(**_parse(given, set(_PARSERS) - _OF_ONE_JOB)) if given else NO_OPTIONS
-
-    def over(self, other: JobOptions) -> JobOptions:
-        """These options, with the other ones where these say nothing."""
-        if other is NO_OPTIONS:
-            return self
-        missing = {name: getattr(other, name) for name in _PARSERS if getattr(self, name) is None}
-        return replace(self, **missing)
-
-    def due_at(self, now: float) -> float | None:
-        """The Unix time before which the job may not start, or None for at once."""
-        if self.delay:
-            return now + self.delay
-        return self.eta if self.eta is not None and self.eta > now else None
-
-    def expires_at(self, now: float) -> float | None:
-        """The Unix time by which the job must have started, or None."""
-        return now + self.expires.total_seconds() if isinstance(self.expires, timedelta) else self.expires
-
-    def policy(self) -> str | None:
-        """What `Policy` reads, None when these options say nothing of it."""
-        said = {name: value for name in _POLICY if (value := getattr(self, name)) is not None}
-        return json.dumps(said) if said else None
-
-
-NO_OPTIONS = JobOptions()
-
-
-def _parse(given: dict[str, Any], known: set[str]) -> dict[str, Any]:
-    parsed = {}
-    for key, value in given.items():
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f'; did you mean "{close[0]}"?' if close else f"; the options are {', '.join(sorted(known))}"
-            raise ConfigError(f'there is no option "{key}"{hint}')
-        if value is not None:
-            parsed[key] = _PARSERS[key](key, value)
-    return parsed
-
-
-class Policy(NamedTuple):
-    """The finer points of how a job ends."""
-
-    kill_grace: float | None = None
-    retry_backoff: float | None = None
-    retry_max_delay: float = 3600.0
-    retry_on: tuple[str, ...] | None = None
-    give_up_on: tuple[str, ...] = ()
-    retry_on_timeout: bool = False
-
-    @classmethod
-    @lru_cache(maxsize=256)
-    def read(cls, text: str | None) -> Policy:
-        return cls() if text is None else cls(**json.loads(text))
-
-    def is_worth_retrying(self, error: BaseException) -> bool:
-        """Whether this exception is one after which the job is tried again, if it may be."""
-        names = {exception_name(kind) for kind in type(error).__mro__ if issubclass(kind, BaseException)}
-        if names.intersection(self.give_up_on):
-            return False
-        return self.retry_on is None or bool(names.intersection(self.retry_on))
-
-
-_POLICY = Policy._fields
-
-
-def retry_pause(failures: int, retry_delay: float | None, policy: Policy, chance: float) -> float:
-    """Seconds before a job that failed for the time number *failures* is tried again.
-
-    Without a backoff that is `retry_delay`. With one it is *chance* (a random number from 0 to 1) times
-    `retry_delay * retry_backoff ** (failures - 1)`, at most `retry_max_delay`: exponential backoff with full jitter, as in
-    "Exponential Backoff And Jitter" of the AWS Architecture Blog.
-    """
-    if policy.retry_backoff is None:
-        return retry_delay or 0.0
-    first = 1.0 if retry_delay is None else retry_delay
-    grown = first * policy.retry_backoff ** min(failures - 1, 100)
-    return chance * min(policy.retry_max_delay, grown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,7 +90,7 @@ class NewJob:
     target: bytes | None = None
     #: Where the function is found when no name leads to it; see serialization.
     lane: Lane = Lane.SYNC
-    options: JobOptions = JobOptions()
+    options: JobOptions = NO_OPTIONS
     is_parked_if_unknown: bool = True
     #: What becomes of a name that no worker knows: the job waits for one (True) or fails (False).
     environment: bytes | None = None

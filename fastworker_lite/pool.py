@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 from . import leases
 from .execution import timed_out
-from .job import Failure, Lane, Policy
+from .job import Failure, Lane
 from .leases import Note
+from .options import Policy
 from .paths import SidePaths
 from .processes import Ending, WorkerProcess, WorkerSetup
-from .store.jobs import Asked
+from .store.cancelling import Asked
 from .worker import main as worker_main
 
 #: Seconds after which a job that is asked to end, and has not begun yet, is looked at again.

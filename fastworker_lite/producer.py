@@ -16,19 +16,8 @@ from typing import Any, NamedTuple
 
 from . import serialization
 from .errors import ConfigError, JobCancelled, JobFailed, JobNotFound, PayloadTooLarge, SerializationError
-from .job import (
-    NO_OPTIONS,
-    Command,
-    Job,
-    JobOptions,
-    Kind,
-    Lane,
-    NewJob,
-    State,
-    parse_queue,
-    task_status,
-    utc,
-)
+from .job import Command, Job, Kind, Lane, NewJob, State, task_status, utc
+from .options import NO_OPTIONS, JobOptions, parse_queue
 from .serialization import Target
 from .sockets import Waker
 from .store import cancelling, listeners, queries, runners, waiters
@@ -246,7 +235,7 @@ def cancel(
 
     def transact(sql: sqlite3.Connection) -> _Cancelled:
         cancelling.set_manner(sql, job_id, grace, first_signal)
-        found = job_store.cancel(sql, job_id, time.time())
+        found = cancelling.cancel(sql, job_id, time.time())
         waiting = waiters.take(sql, [job_id])
         return _Cancelled(found, waiting, runners.addresses(sql), cancelling.lone_process(sql, job_id))
 
@@ -281,7 +270,7 @@ def retry(connection: Connection, waker: Waker, job_id: int) -> str:
     """
 
     def transact(sql: sqlite3.Connection) -> tuple[str | None, list[runners.Addresses]]:
-        return job_store.retry(sql, job_id), runners.addresses(sql)
+        return cancelling.retry(sql, job_id), runners.addresses(sql)
 
     found, everybody = connection.write(transact)
     if found is None:

@@ -16,9 +16,9 @@ from .output import give_to_job
 from .paths import SidePaths
 from .processes import WorkerProcess
 from .sockets import Waker
-from .store import events, jobs, listeners, queries, runners, waiters
+from .store import events, listeners, queries, recovering, runners, waiters
 from .store.connection import Connection
-from .store.jobs import Death
+from .store.recovering import Death
 from .store.runners import WorkerRow
 
 log = logging.getLogger("fastworker_lite")
@@ -85,7 +85,7 @@ class Recovery:
 
     def _recover(self, connection: Connection, death: Death) -> None:
         def transact(sql: sqlite3.Connection) -> tuple[list[int], set[str]]:
-            held = jobs.recover(sql, death, self._clock())
+            held = recovering.recover(sql, death, self._clock())
             return held, waiters.take(sql, held)
 
         held, addresses = connection.write(transact)

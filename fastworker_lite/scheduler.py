@@ -28,10 +28,10 @@ from .pool import Pool
 from .processes import WorkerProcess, WorkerSetup
 from .recovery import Recovery
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
-from .store import events, jobs, listeners, outbox, runners, waiters
+from .store import cancelling, due, events, jobs, listeners, outbox, runners, settling, waiters
 from .store.bridge import AsyncConnection
+from .store.cancelling import Asked
 from .store.connection import Connection
-from .store.jobs import Asked
 from .store.runners import Addresses
 from .watches import FileWatch
 
@@ -152,7 +152,7 @@ class Scheduler:
 
     def _introduce(self, sql: sqlite3.Connection) -> None:
         names = runners.set_known_tasks(sql, self._runner, self._targets)
-        jobs.release_parked(sql, names)
+        settling.release_parked(sql, names)
 
     def _bind_sockets(self) -> _Sockets:
         directory = socket_directory(self._paths)
@@ -265,7 +265,7 @@ class Scheduler:
             return _soonest([*sleeps, None if self._look_at == NEVER else self._look_at - now])
         self._look_at = NEVER
         found = await self._connection.read(self._survey)
-        due, waiting = found.due, found.waiting
+        soonest, waiting = found.due, found.waiting
         if self._leader.try_take():
             if not self._is_leading:
                 await self._begin_leading()
@@ -273,9 +273,9 @@ class Scheduler:
                 await self._connection.run(self._recovery.forget_the_dead, found.lives)
             if found.has_outbox:
                 self._tell_soon()
-            if due is not None and due <= self._clock():
+            if soonest is not None and soonest <= self._clock():
                 await self._make_due()
-                due = await self._connection.read(jobs.next_due)
+                soonest = await self._connection.read(due.next_due)
         if found.has_foreign:
             await self._connection.run(self._recovery.recover_foreign, self._pool.leases())
             sleeps.append(LOOK_AGAIN)
@@ -287,8 +287,8 @@ class Scheduler:
             self._waker.poke(self._sockets.wake.address, len(self._pool.workers))
             self._waker.poke(self._sockets.wake_async.address)
             sleeps.append(LOOK_AGAIN)
-        if due is not None:
-            sleeps.append(min(max(0.0, due - self._clock()), LONGEST_SLEEP))
+        if soonest is not None:
+            sleeps.append(min(max(0.0, soonest - self._clock()), LONGEST_SLEEP))
         sleeps.append(await self._settle_log())
         seconds = _soonest(sleeps[1:])
         if seconds is not None:
@@ -298,11 +298,11 @@ class Scheduler:
     def _survey(self, sql: sqlite3.Connection) -> _Survey:
         lease_of = {row.id: row.lease for row in runners.workers(sql)}
         return _Survey(
-            due=jobs.next_due(sql),
+            due=due.next_due(sql),
             waiting=[sql.execute(jobs.PROBE, {"lane": lane}).fetchone() is not None for lane in Lane],
             lease_of=lease_of,
             has_foreign=not self._pool.leases().issuperset(lease_of.values()),
-            asked=jobs.asked_to_stop(sql),
+            asked=cancelling.asked_to_stop(sql),
             has_outbox=not outbox.is_empty(sql),
             lives=[*events.for_a_life(sql), *listeners.for_a_life(sql)],
         )
@@ -315,8 +315,8 @@ class Scheduler:
 
     async def _make_due(self) -> None:
         def transact(sql: sqlite3.Connection) -> tuple[list[int], list[Addresses], set[str]]:
-            expired = jobs.expire(sql, self._clock())
-            return jobs.make_due(sql, self._clock()), runners.addresses(sql), waiters.take(sql, expired)
+            expired = due.expire(sql, self._clock())
+            return due.make_due(sql, self._clock()), runners.addresses(sql), waiters.take(sql, expired)
 
         counts, everybody, waiting = await self._connection.write(transact)
         self._waker.poke_all(waiting)

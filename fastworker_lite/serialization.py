@@ -23,7 +23,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from .errors import SerializationError
-from .job import NO_OPTIONS, Command, JobOptions
+from .job import Command
+from .options import NO_OPTIONS, JobOptions
 from .tasks.registry import Task
 
 _PROTOCOL = 5

@@ -16,8 +16,9 @@ from . import producer
 from .config import Config
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
 from .events import events_of
-from .job import Attempt, JobOptions, NewJob, Progress, State
+from .job import Attempt, NewJob, Progress, State
 from .logs import log_lines
+from .options import JobOptions
 from .paths import SidePaths
 from .producer import Submission
 from .runner import Runner, serving_runner

@@ -23,13 +23,14 @@ from .current import CurrentJob, Port, enter_job
 from .errors import DatabaseBusy, DatabaseGone, NotOurDatabase, StorageError
 from .exchange import Exchange, Report, open_lease
 from .execution import UnknownTask
-from .job import Claimed, Kind, Lane, Outcome, Policy, Progress
+from .job import Claimed, Kind, Lane, Outcome, Progress
 from .leases import Lease, Note, ProcessIdentity
+from .options import Policy
 from .output import STREAMS, Capture, log_to_stderr, open_log, own_stderr, trim
 from .processes import WorkerSetup, bind_to_parent
 from .serialization import Target
 from .sockets import TurnOnWake, Waker, drain, wait_readable
-from .store import jobs, runners
+from .store import jobs, runners, settling
 from .store.connection import Connection
 from .surroundings import Surroundings
 
@@ -240,7 +241,9 @@ class Worker:
     def _as_its_task_says(self, job: Claimed, target: Target) -> Claimed:
         told = job.over(target.options)
         if told.on_lost == "fail" and job.on_lost is None:
-            self._connection.write(jobs.keep_from_rerun, job)  # its submitter did not know; it must be on disk first
+            self._connection.write(
+                settling.keep_from_rerun, job
+            )  # its submitter did not know; it must be on disk first
             self._connection.sync()
         return told
 
@@ -254,7 +257,7 @@ class Worker:
             current.end()
 
     def _report_progress(self, job_id: int, progress: Progress) -> None:
-        self._connection.write_fast(jobs.report_progress, job_id, progress)
+        self._connection.write_fast(settling.report_progress, job_id, progress)
 
     def _is_cancelled(self, job_id: int) -> bool:
         """A task that asks wants to end by itself: TERM, which is sent to it at once, must not end it first."""

@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 #: From the ground up. A module imports from its own group and from those before it. A package stands for all in it.
 LAYERS = {
-    "ground": "errors config paths forking endings tasks job schedule serialization",
+    "ground": "errors config paths forking endings tasks options job schedule serialization",
     "edges": "store leases sockets streams watches current output execution processes surroundings",
     "flow": "exchange batches worker async_worker pool producer results waiting logs events hooks recovery retention scheduler callbacks intake reception listener",
     # What a user opens. A client starts a runner in its own process, so it stands beside the runner, not below it.
@@ -107,8 +107,8 @@ def test_the_exceptions_import_nothing():
     assert [module for _, module in imports(PACKAGE / "errors.py") if module != "__future__"] == []
 
 
-def test_the_configuration_imports_only_exceptions_and_jobs():
-    assert {group for _, group in own_imports(PACKAGE / "config.py")} == {"errors", "job"}
+def test_the_configuration_imports_only_exceptions_and_options():
+    assert {group for _, group in own_imports(PACKAGE / "config.py")} == {"errors", "options"}
 
 
 def test_no_two_groups_import_each_other():
@@ -118,9 +118,9 @@ def test_no_two_groups_import_each_other():
         for _, group in own_imports(path)
         if group not in ("__init__", group_of(path)) and path.name != "__init__.py"
     }
-    # tasks/registry.py declares tasks with the options of job.py, which takes its words from tasks/models.py.
+    # tasks/registry.py declares tasks with options, and options.py takes its words from tasks/models.py.
     # worker.py starts async_worker.py, which takes the worker's patience from it; both are one worker.
-    known = {("job", "tasks"), ("worker", "async_worker")}
+    known = {("options", "tasks"), ("worker", "async_worker")}
 
     both = {tuple(sorted(edge)) for edge in edges if edge[::-1] in edges}
 

@@ -25,9 +25,10 @@ import pytest
 from fastworker_lite import CallbackListener, Client, ConfigError, SyncCallbackListener, SyncClient, callbacks, producer
 from fastworker_lite.callbacks import Limits, Postman, compose
 from fastworker_lite.errors import DatabaseBusy
-from fastworker_lite.job import MAX_CALLBACK_DATA, Command, JobOptions, Kind, Lane, NewJob, Outcome
+from fastworker_lite.job import Command, Kind, Lane, NewJob, Outcome
+from fastworker_lite.options import MAX_CALLBACK_DATA, JobOptions
 from fastworker_lite.serialization import MOST_TOLD
-from fastworker_lite.store import jobs, listeners, outbox
+from fastworker_lite.store import cancelling, jobs, listeners, outbox, settling
 from fastworker_lite.store.bridge import AsyncConnection
 from fastworker_lite.store.connection import Connection
 from fastworker_lite.store.jobs import Wanted
@@ -137,7 +138,7 @@ def end_jobs(connection, address, count=1, told='{"result":1}', finished_at=None
 
     def transact(sql):
         jobs.insert(sql, new, now)
-        jobs.settle(sql, [Outcome(job, now, now, result=b"J1", told=told) for job in jobs.claim(sql, wanted, now)])
+        settling.settle(sql, [Outcome(job, now, now, result=b"J1", told=told) for job in jobs.claim(sql, wanted, now)])
 
     connection.write(transact)
 
@@ -350,7 +351,7 @@ def test_a_transaction_that_is_rolled_back_ends_nothing_and_tells_nothing(connec
     )
 
     def transact(sql):
-        jobs.cancel(sql, 1, 2.0)
+        cancelling.cancel(sql, 1, 2.0)
         assert not outbox.is_empty(sql)
         raise KeyError
 

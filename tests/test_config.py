@@ -13,7 +13,7 @@ import pytest
 
 from fastworker_lite.config import Config, ListenerSetting, database_path, load, parse_duration, with_overrides
 from fastworker_lite.errors import ConfigError
-from fastworker_lite.job import JobOptions
+from fastworker_lite.options import JobOptions
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "fastworker.toml.example"

@@ -16,7 +16,8 @@ import pytest
 
 from fastworker_lite import SyncClient, producer
 from fastworker_lite.events import follow_events
-from fastworker_lite.job import Command, JobOptions
+from fastworker_lite.job import Command
+from fastworker_lite.options import JobOptions
 from fastworker_lite.store import runners
 from fastworker_lite.store.connection import Connection
 from tests import sample_tasks

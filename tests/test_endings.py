@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from fastworker_lite import Client, JobCancelled, JobFailed, NotInJob, SyncClient, current_job, producer
-from fastworker_lite.job import Command, JobOptions
+from fastworker_lite.job import Command
+from fastworker_lite.options import JobOptions
 from tests import ending_tasks as tasks
 from tests.test_crash import children_of, group_is_empty, is_gone, lines, start, until, workers_of
 

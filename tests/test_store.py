@@ -29,24 +29,13 @@ from fastworker_lite.errors import (
     SchemaTooNew,
     StorageError,
 )
-from fastworker_lite.job import (
-    POISON_DEATHS,
-    TERMINAL,
-    TRANSITIONS,
-    Failure,
-    JobOptions,
-    Kind,
-    Lane,
-    NewJob,
-    Outcome,
-    Policy,
-    State,
-    retry_pause,
-)
-from fastworker_lite.store import jobs, queries
+from fastworker_lite.job import POISON_DEATHS, TERMINAL, TRANSITIONS, Failure, Kind, Lane, NewJob, Outcome, State
+from fastworker_lite.options import JobOptions, Policy, retry_pause
+from fastworker_lite.store import cancelling, due, jobs, queries, recovering, settling
 from fastworker_lite.store.bridge import AsyncConnection, SharedCommit
 from fastworker_lite.store.connection import CHECKPOINT_SIZE, Connection
-from fastworker_lite.store.jobs import Death, Wanted
+from fastworker_lite.store.jobs import Wanted
+from fastworker_lite.store.recovering import Death
 
 ROOT = Path(__file__).parent.parent
 NOW = 1_000_000.0
@@ -68,7 +57,8 @@ def connection(database):
 PRELUDE = """
 import os, sys, time, signal, sqlite3
 from fastworker_lite.errors import *
-from fastworker_lite.job import JobOptions, Kind, NewJob
+from fastworker_lite.job import Kind, NewJob
+from fastworker_lite.options import JobOptions
 from fastworker_lite.store import jobs
 from fastworker_lite.store.connection import Connection
 
@@ -746,9 +736,9 @@ def test_only_the_queues_that_are_asked_for_are_claimed_from(connection):
 def test_a_job_that_is_due_later_is_not_claimed_before(connection):
     (job_id,) = submit(connection, delay=10.0)
     assert claim(connection) == []
-    assert connection.write(jobs.make_due, NOW + 9.9) == [0, 0]
+    assert connection.write(due.make_due, NOW + 9.9) == [0, 0]
 
-    assert connection.write(jobs.make_due, NOW + 10) == [1, 0]
+    assert connection.write(due.make_due, NOW + 10) == [1, 0]
 
     assert [claimed.id for claimed in claim(connection)] == [job_id]
 
@@ -784,7 +774,7 @@ def test_a_result_is_kept_with_its_checksum(connection):
     submit(connection)
     (claimed,) = claim(connection)
 
-    assert connection.write(jobs.settle, [succeeded(claimed)]) == 1
+    assert connection.write(settling.settle, [succeeded(claimed)]) == 1
 
     ended = connection.read(queries.result, claimed.id)
     assert (ended.job.state, ended.result) == (State.SUCCEEDED, b"result")
@@ -795,22 +785,22 @@ def test_a_result_is_kept_with_its_checksum(connection):
 def test_a_result_of_an_earlier_claim_changes_nothing(connection, outcome):
     submit(connection)
     (stale,) = claim(connection, worker=1)
-    connection.write(jobs.recover, Death(1, "worker died", 0, False, False), NOW)
+    connection.write(recovering.recover, Death(1, "worker died", 0, False, False), NOW)
     (current,) = claim(connection, worker=2)
 
-    assert connection.write(jobs.settle, [outcome(stale)]) == 0
+    assert connection.write(settling.settle, [outcome(stale)]) == 0
 
     found = job(connection, current.id)
     assert (found.state, found.worker, found.failures) == (State.RUNNING, 2, 0)
-    assert connection.write(jobs.settle, [succeeded(current)]) == 1
+    assert connection.write(settling.settle, [succeeded(current)]) == 1
 
 
 def test_a_result_is_accepted_once(connection):
     submit(connection)
     (claimed,) = claim(connection)
-    connection.write(jobs.settle, [succeeded(claimed)])
+    connection.write(settling.settle, [succeeded(claimed)])
 
-    assert connection.write(jobs.settle, [failed(claimed)]) == 0
+    assert connection.write(settling.settle, [failed(claimed)]) == 0
     assert job(connection, claimed.id).state is State.SUCCEEDED
 
 
@@ -818,7 +808,7 @@ def test_stale_and_current_results_in_one_transaction_are_told_apart(connection)
     submit(connection, 2)
     one, two = claim(connection, limit=2)
 
-    assert connection.write(jobs.settle, [succeeded(one), succeeded(two._replace(claim=9))]) == 1
+    assert connection.write(settling.settle, [succeeded(one), succeeded(two._replace(claim=9))]) == 1
     assert [job(connection, claimed.id).state for claimed in (one, two)] == [State.SUCCEEDED, State.RUNNING]
 
 
@@ -826,7 +816,7 @@ def test_a_failed_job_is_tried_again_as_often_as_it_asked(connection):
     (job_id,) = submit(connection, retries=2)
 
     for expected in (State.QUEUED, State.QUEUED, State.FAILED):
-        connection.write(jobs.settle, [failed(*claim(connection))])
+        connection.write(settling.settle, [failed(*claim(connection))])
         assert job(connection, job_id).state is expected
 
     assert (job(connection, job_id).attempt, job(connection, job_id).failures) == (3, 3)
@@ -835,7 +825,7 @@ def test_a_failed_job_is_tried_again_as_often_as_it_asked(connection):
 def test_a_failed_job_waits_for_its_retry_delay(connection):
     (job_id,) = submit(connection, retries=1, retry_delay=5.0)
 
-    connection.write(jobs.settle, [failed(*claim(connection))])
+    connection.write(settling.settle, [failed(*claim(connection))])
 
     found = job(connection, job_id)
     assert (found.state, found.due_at) == (State.SCHEDULED, NOW + 1 + 5)
@@ -844,7 +834,7 @@ def test_a_failed_job_waits_for_its_retry_delay(connection):
 def test_a_final_failure_is_not_tried_again(connection):
     (job_id,) = submit(connection, retries=5)
 
-    connection.write(jobs.settle, [failed(*claim(connection), is_final=True)])
+    connection.write(settling.settle, [failed(*claim(connection), is_final=True)])
 
     assert job(connection, job_id).state is State.FAILED
 
@@ -853,7 +843,7 @@ def test_a_job_given_back_has_not_used_an_attempt(connection):
     submit(connection)
     (claimed,) = claim(connection)
 
-    connection.write(jobs.give_back, [claimed])
+    connection.write(settling.give_back, [claimed])
 
     found = job(connection, claimed.id)
     assert (found.state, found.attempt, found.failures) == (State.QUEUED, 0, 0)
@@ -864,18 +854,18 @@ def test_a_job_given_back_has_not_used_an_attempt(connection):
 @pytest.mark.parametrize(
     "verb",
     [
-        lambda sql, claimed: jobs.give_back(sql, [claimed]),
-        lambda sql, claimed: jobs.interrupt(sql, [claimed], NOW),
-        lambda sql, claimed: jobs.change_lane(sql, claimed, Lane.ASYNC),
-        lambda sql, claimed: jobs.postpone(sql, claimed, NOW),
-        lambda sql, claimed: jobs.park(sql, claimed, "reason"),
+        lambda sql, claimed: settling.give_back(sql, [claimed]),
+        lambda sql, claimed: settling.interrupt(sql, [claimed], NOW),
+        lambda sql, claimed: settling.change_lane(sql, claimed, Lane.ASYNC),
+        lambda sql, claimed: settling.postpone(sql, claimed, NOW),
+        lambda sql, claimed: settling.park(sql, claimed, "reason"),
     ],
     ids=["give_back", "interrupt", "change_lane", "postpone", "park"],
 )
 def test_an_earlier_claim_cannot_give_a_job_away(connection, verb):
     submit(connection)
     (stale,) = claim(connection)
-    connection.write(jobs.give_back, [stale])
+    connection.write(settling.give_back, [stale])
     (current,) = claim(connection)
 
     connection.write(verb, stale)
@@ -887,7 +877,7 @@ def test_an_interrupted_job_keeps_its_attempt(connection):
     submit(connection)
     (claimed,) = claim(connection)
 
-    connection.write(jobs.interrupt, [claimed], NOW)
+    connection.write(settling.interrupt, [claimed], NOW)
 
     assert (job(connection, claimed.id).state, job(connection, claimed.id).attempt) == (State.QUEUED, 1)
 
@@ -897,7 +887,7 @@ def test_an_interrupted_job_keeps_its_attempt(connection):
 
 def die(connection, *, last_begun=0, is_blamed=True, is_many_at_once=False, ended=None, worker=1):
     death = Death(worker, "worker died, signal 9", last_begun, is_blamed, is_many_at_once, ended)
-    return connection.write(jobs.recover, death, NOW)
+    return connection.write(recovering.recover, death, NOW)
 
 
 def test_a_begun_job_of_a_dead_worker_is_queued_again_and_has_used_an_attempt(connection):
@@ -1010,7 +1000,10 @@ def test_a_job_that_has_not_begun_is_cancelled(connection):
     (queued,) = submit(connection)
     (scheduled,) = submit(connection, delay=5.0)
 
-    assert [connection.write(jobs.cancel, job_id, NOW) for job_id in (queued, scheduled)] == ["queued", "scheduled"]
+    assert [connection.write(cancelling.cancel, job_id, NOW) for job_id in (queued, scheduled)] == [
+        "queued",
+        "scheduled",
+    ]
     assert {job(connection, job_id).state for job_id in (queued, scheduled)} == {State.CANCELLED}
     assert claim(connection) == []
 
@@ -1018,24 +1011,24 @@ def test_a_job_that_has_not_begun_is_cancelled(connection):
 def test_an_ended_job_is_not_cancelled(connection):
     submit(connection)
     (claimed,) = claim(connection)
-    connection.write(jobs.settle, [succeeded(claimed)])
+    connection.write(settling.settle, [succeeded(claimed)])
 
-    assert connection.write(jobs.cancel, claimed.id, NOW) == "succeeded"
-    assert connection.write(jobs.cancel, 999, NOW) is None
+    assert connection.write(cancelling.cancel, claimed.id, NOW) == "succeeded"
+    assert connection.write(cancelling.cancel, 999, NOW) is None
     assert job(connection, claimed.id).state is State.SUCCEEDED
 
 
 @pytest.mark.parametrize(
     "come_back",
     [
-        lambda sql, claimed: jobs.settle(sql, [succeeded(claimed)]),
-        lambda sql, claimed: jobs.settle(sql, [failed(claimed)]),
-        lambda sql, claimed: jobs.give_back(sql, [claimed]),
-        lambda sql, claimed: jobs.interrupt(sql, [claimed], NOW),
-        lambda sql, claimed: jobs.change_lane(sql, claimed, Lane.ASYNC),
-        lambda sql, claimed: jobs.postpone(sql, claimed, NOW),
-        lambda sql, claimed: jobs.park(sql, claimed, "no worker knows task t"),
-        lambda sql, claimed: jobs.recover(sql, Death(1, "worker died", claimed.id, True, False), NOW),
+        lambda sql, claimed: settling.settle(sql, [succeeded(claimed)]),
+        lambda sql, claimed: settling.settle(sql, [failed(claimed)]),
+        lambda sql, claimed: settling.give_back(sql, [claimed]),
+        lambda sql, claimed: settling.interrupt(sql, [claimed], NOW),
+        lambda sql, claimed: settling.change_lane(sql, claimed, Lane.ASYNC),
+        lambda sql, claimed: settling.postpone(sql, claimed, NOW),
+        lambda sql, claimed: settling.park(sql, claimed, "no worker knows task t"),
+        lambda sql, claimed: recovering.recover(sql, Death(1, "worker died", claimed.id, True, False), NOW),
     ],
     ids=["succeeded", "failed", "given back", "interrupted", "other lane", "postponed", "parked", "worker died"],
 )
@@ -1043,14 +1036,14 @@ def test_a_job_asked_to_stop_ends_as_cancelled_however_it_comes_back(connection,
     submit(connection, retries=5)
     (claimed,) = claim(connection)
 
-    assert connection.write(jobs.cancel, claimed.id, NOW) == "running"
-    assert [asked.id for asked in connection.read(jobs.asked_to_stop)] == [claimed.id]
+    assert connection.write(cancelling.cancel, claimed.id, NOW) == "running"
+    assert [asked.id for asked in connection.read(cancelling.asked_to_stop)] == [claimed.id]
     connection.write(come_back, claimed)
 
     found = connection.read(queries.result, claimed.id)
     assert (found.job.state, found.job.reason, found.result) == (State.CANCELLED, "cancelled", None)
     assert found.job.finished_at is not None
-    assert connection.read(jobs.asked_to_stop) == []
+    assert connection.read(cancelling.asked_to_stop) == []
 
 
 # ---- expiring
@@ -1060,10 +1053,10 @@ def test_a_job_that_has_not_started_in_time_expires(connection):
     (late, later) = submit(connection, 1, expires=NOW + 5) + submit(connection, 1, expires=NOW + 50)
     waiting = submit(connection, 1, expires=NOW + 5, delay=100.0)
 
-    assert connection.read(jobs.next_due) == NOW + 5
-    assert connection.write(jobs.expire, NOW + 10) == [late, *waiting]
+    assert connection.read(due.next_due) == NOW + 5
+    assert connection.write(due.expire, NOW + 10) == [late, *waiting]
     assert job(connection, late).state is State.EXPIRED
-    assert connection.write(jobs.expire, NOW + 10) == []
+    assert connection.write(due.expire, NOW + 10) == []
     assert [claimed.id for claimed in claim(connection)] == [later]
 
 
@@ -1079,11 +1072,11 @@ def test_a_job_past_its_time_is_not_claimed_even_if_nobody_has_ended_it(connecti
 def test_every_attempt_is_kept_and_a_first_success_writes_none(connection):
     submit(connection, 2, retries=3)
     (first,) = claim(connection)
-    connection.write(jobs.settle, [failed(first, error_type="E", traceback="where")])
+    connection.write(settling.settle, [failed(first, error_type="E", traceback="where")])
     (again,) = claim(connection)
-    connection.write(jobs.recover, Death(1, "worker died, signal 9", again.id, True, False), NOW + 2)
+    connection.write(recovering.recover, Death(1, "worker died, signal 9", again.id, True, False), NOW + 2)
     (last,) = claim(connection)
-    connection.write(jobs.settle, [succeeded(last)])
+    connection.write(settling.settle, [succeeded(last)])
 
     tries = connection.read(queries.attempts, first.id)
     assert [(one.number, one.outcome, one.reason) for one in tries] == [
@@ -1093,7 +1086,7 @@ def test_every_attempt_is_kept_and_a_first_success_writes_none(connection):
     ]
     assert tries[0].traceback == "where" and {one.worker_pid for one in tries} == {os.getpid()}
     (other,) = claim(connection)
-    connection.write(jobs.settle, [succeeded(other)])
+    connection.write(settling.settle, [succeeded(other)])
     assert connection.read(lambda sql: sql.execute("SELECT count(*) FROM attempt WHERE job = 2").fetchone()[0]) == 0
     assert [one.outcome for one in connection.read(queries.attempts, other.id)] == ["succeeded"]
 
@@ -1101,13 +1094,13 @@ def test_every_attempt_is_kept_and_a_first_success_writes_none(connection):
 def test_an_ended_job_is_tried_again_under_its_id(connection):
     submit(connection)
     (claimed,) = claim(connection)
-    connection.write(jobs.settle, [failed(claimed)])
+    connection.write(settling.settle, [failed(claimed)])
 
-    assert connection.write(jobs.retry, claimed.id) == "failed"
+    assert connection.write(cancelling.retry, claimed.id) == "failed"
     (again,) = claim(connection)
     assert (again.id, again.attempt, again.failures) == (claimed.id, 2, 0)
-    connection.write(jobs.settle, [succeeded(again)])
-    assert connection.write(jobs.retry, claimed.id) == "succeeded"
+    connection.write(settling.settle, [succeeded(again)])
+    assert connection.write(cancelling.retry, claimed.id) == "succeeded"
     assert job(connection, claimed.id).state is State.SUCCEEDED
     assert [one.outcome for one in connection.read(queries.attempts, claimed.id)] == ["failed", "succeeded"]
 
@@ -1116,10 +1109,10 @@ def test_what_a_failure_asks_for_is_what_becomes_of_the_job(connection):
     def after(failure, **options):
         (job_id,) = submit(connection, **options)
         (claimed,) = claim(connection)
-        connection.write(jobs.settle, [Outcome(job=claimed, started_at=NOW, finished_at=NOW + 1, failure=failure)])
+        connection.write(settling.settle, [Outcome(job=claimed, started_at=NOW, finished_at=NOW + 1, failure=failure)])
         found = job(connection, job_id)
         if not found.has_ended:
-            connection.write(jobs.cancel, job_id, NOW)
+            connection.write(cancelling.cancel, job_id, NOW)
         return str(found.state), found.due_at
 
     plain = Failure(reason="E", error="E")

@@ -12,8 +12,9 @@ import time
 
 from .. import execution, leases, serialization
 from ..config import Config
-from ..job import Claimed, Command, Outcome, Policy
+from ..job import Claimed, Command, Outcome
 from ..leases import Lease, Note
+from ..options import Policy
 from ..output import STREAMS, open_log, trim
 from ..sockets import wait_readable
 from ..store import cancelling, jobs

@@ -14,7 +14,7 @@ from ..exchange import Exchange, Report, open_lease
 from ..job import Claimed, Job, Lane, State
 from ..leases import ProcessIdentity
 from ..sockets import Waker, wait_readable
-from ..store import jobs, queries, runners, waiters
+from ..store import due, jobs, queries, runners, waiters
 from ..store.connection import Connection
 from .attending import Attendant
 from .session import Session
@@ -65,8 +65,8 @@ def _claim(connection: Connection, waker: Waker, job_id: int, worker: int) -> Cl
 
     def transact(sql: sqlite3.Connection) -> tuple[Claimed | None, set[str]]:
         now = time.time()
-        expired = jobs.expire(sql, now)
-        jobs.make_due(sql, now)
+        expired = due.expire(sql, now)
+        due.make_due(sql, now)
         return jobs.claim_one(sql, job_id, worker, now), waiters.take(sql, expired)
 
     claimed, waiting = connection.write(transact)

@@ -15,7 +15,8 @@ from typing import Any
 
 from .. import producer
 from ..errors import ConfigError
-from ..job import Command, JobOptions, Kind, NewJob
+from ..job import Command, Kind, NewJob
+from ..options import JobOptions
 from . import render
 from .problems import CommandError, usage
 from .values import read_arguments

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from .. import producer
-from ..job import JobOptions, Kind, NewJob
+from ..job import Kind, NewJob
+from ..options import JobOptions
 from ..sockets import Waker
 from ..store import situation
 from ..store.connection import Connection

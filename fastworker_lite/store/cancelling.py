@@ -1,4 +1,4 @@
-"""How the end of a running job is to be brought about: what a cancel leaves in its row for whoever looks after it.
+"""What a person may do with a job: cancel it, and have it tried again.
 
 Each function is one step inside a transaction that its caller has opened; see `Connection.write`.
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-from ..job import Policy
+from ..options import Policy
 
 
 class Manner(NamedTuple):
@@ -57,4 +57,73 @@ def lone_process(sql: sqlite3.Connection, job_id: int) -> str | None:
         """,
         (job_id,),
     ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def cancel(sql: sqlite3.Connection, job_id: int, now: float, reason: str = "cancelled") -> str | None:
+    """Cancel a job that has not begun; ask for the end of one that runs. Returns the state it was in, None for no job."""
+    row = sql.execute("SELECT state FROM job WHERE id = ?", (job_id,)).fetchone()
+    if row is not None and row[0] in ("queued", "scheduled", "blocked"):
+        sql.execute(
+            "UPDATE job SET state = 'cancelled', reason = ?, finished_at = ? WHERE id = ?", (reason, now, job_id)
+        )
+    elif row is not None and row[0] == "running":
+        sql.execute("UPDATE job SET cancel = ? WHERE id = ? AND cancel IS NULL", (reason, job_id))
+    return None if row is None else str(row[0])
+
+
+class Asked(NamedTuple):
+    """A running job whose end was asked for."""
+
+    id: int
+    claim: int
+    worker: int
+    policy: str | None
+    signal: int | None
+    grace: float | None
+    #: How it is to end, as far as somebody said; see `cancelling.set_manner`.
+
+
+def asked_to_stop(sql: sqlite3.Connection) -> list[Asked]:
+    """The running jobs that somebody wants cancelled."""
+    rows = sql.execute(
+        "SELECT id, claim, worker, policy, cancel_signal, cancel_grace FROM job INDEXED BY job_cancel"
+        " WHERE state = 'running' AND cancel IS NOT NULL"
+    )
+    return [Asked._make(row) for row in rows]
+
+
+def retry(sql: sqlite3.Connection, job_id: int) -> str | None:
+    """Queue an ended job again: the same id, attempts go on, failures count anew. Returns the state it was in.
+
+    Only a failed, cancelled or expired one changes.
+    """
+    row = sql.execute("SELECT state FROM job WHERE id = ?", (job_id,)).fetchone()
+    if row is not None and row[0] in ("failed", "cancelled", "expired"):
+        sql.execute(
+            """
+            INSERT OR REPLACE INTO attempt (job, number, outcome, started_at, finished_at, reason, error_type, error,
+                                            traceback, exit_code, signal, worker_pid)
+            SELECT id, attempt, CASE WHEN reason LIKE 'timed out%' THEN 'timed out'
+                                     WHEN reason LIKE 'lost:%' OR reason LIKE 'poison:%' THEN 'lost'
+                                     ELSE state END,
+                   started_at, finished_at, reason, error_type, error, traceback, exit_code, signal, worker_pid
+              FROM job
+             WHERE id = :id
+               AND attempt > 0
+               AND started_at IS NOT NULL
+            """,
+            {"id": job_id},
+        )
+        sql.execute(
+            """
+            UPDATE job
+               SET state = 'queued', failures = 0, deaths = 0, cancel = NULL, cancel_signal = NULL,
+                   cancel_grace = NULL, due_at = NULL, expires_at = NULL,
+                   started_at = NULL, finished_at = NULL, reason = NULL, error = NULL, error_type = NULL,
+                   traceback = NULL, exit_code = NULL, signal = NULL
+             WHERE id = ?
+            """,
+            (job_id,),
+        )
     return None if row is None else str(row[0])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from ..errors import ConfigError
-from ..job import JobOptions
+from ..options import JobOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
