@@ -62,7 +62,10 @@ class Runner:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end. True when it has come."""
-        return self._ended.wait(timeout)
+        has_ended = self._ended.wait(timeout)
+        if has_ended:
+            self._thread.join()  # it has nothing left to do
+        return has_ended
 
     def _on_stop(self) -> None:
         self._stop_standing_by.set()

@@ -31,6 +31,7 @@ from fastworker_lite.errors import (
 )
 from fastworker_lite.job import POISON_DEATHS, TERMINAL, TRANSITIONS, Failure, Kind, Lane, NewJob, Outcome, State
 from fastworker_lite.options import JobOptions, Policy, retry_pause
+from fastworker_lite.serialization import result_checksum
 from fastworker_lite.store import cancelling, due, jobs, queries, recovering, settling
 from fastworker_lite.store.bridge import AsyncConnection, SharedCommit
 from fastworker_lite.store.connection import CHECKPOINT_SIZE, Connection
@@ -778,7 +779,7 @@ def test_a_result_is_kept_with_its_checksum(connection):
 
     ended = connection.read(queries.result, claimed.id)
     assert (ended.job.state, ended.result) == (State.SUCCEEDED, b"result")
-    assert ended.result_checksum == jobs.result_checksum(b"result")
+    assert ended.result_checksum == result_checksum(b"result")
 
 
 @pytest.mark.parametrize("outcome", [succeeded, failed])
