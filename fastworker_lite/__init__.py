@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .errors import FastWorkerError as FastWorkerError
     from .errors import ForkedError as ForkedError
     from .errors import JobCancelled as JobCancelled
+    from .errors import JobExists as JobExists
     from .errors import JobFailed as JobFailed
     from .errors import JobNotFound as JobNotFound
     from .errors import NotInJob as NotInJob
@@ -86,6 +87,7 @@ _WHERE = {
         "NotInJob",
         "NotOurDatabase",
         "PayloadTooLarge",
+        "JobExists",
         "QueueFull",
         "ResultTimeout",
         "Retry",

@@ -18,7 +18,7 @@ from . import config as configuration
 from . import producer
 from .config import Config
 from .endings import close_when_main_thread_ends
-from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
+from .errors import ConfigError, FastWorkerError, ForkedError, JobNotFound, ResultTimeout
 from .events import events_of
 from .job import Attempt, NewJob, Progress, State, task_status
 from .logs import log_lines
@@ -35,6 +35,7 @@ from .store.bridge import AsyncConnection, SharedCommit
 from .store.connection import Connection
 from .store.listeners import ENDS, Listener
 from .store.queries import Ended
+from .store.submitting import Stored
 from .tasks.models import CallbackInfo, TaskPriority, TaskResult, TaskStatus
 
 P = ParamSpec("P")
@@ -106,7 +107,7 @@ class Client:
                 connection = AsyncConnection(self.database, durability=self.config.durability)
                 self._connection = connection
                 self._opening: asyncio.Task[None] = asyncio.get_running_loop().create_task(connection.open())
-                self._commits = SharedCommit(connection, self._submit_together)
+                self._commits: SharedCommit[Submission, Stored] = SharedCommit(connection, self._submit_together)
         if is_new or not self._opening.done():
             try:
                 await asyncio.shield(self._opening)
@@ -186,7 +187,7 @@ class Client:
         connection = await self._open()
         waiter = self._waiter(connection)
         pokes = waiter.pokes
-        (job_id,) = await self._commits.submit(Submission([job], waiter.address))
+        (job_id,) = (await self._commits.submit(Submission([job], waiter.address))).ids
         seconds = self.timeout if timeout is None else timeout
         try:
             async with asyncio.timeout(seconds):
@@ -213,7 +214,7 @@ class Client:
         """Store a call of a task and return its id. It is on disk when this returns."""
         job = self._compat_job(task_name, args, kwargs, priority, eta, countdown)
         await self._open()
-        (job_id,) = await self._commits.submit(Submission([job]))
+        (job_id,) = (await self._commits.submit(Submission([job]))).ids
         return str(job_id)
 
     async def delay_with_callback(
@@ -236,7 +237,7 @@ class Client:
         callback = {"callback": callback_address, "callback_data": callback_data}
         job = self._compat_job(task_name, args, kwargs, priority, eta, countdown, callback)
         await self._open()
-        (job_id,) = await self._commits.submit(Submission([job]))
+        (job_id,) = (await self._commits.submit(Submission([job]))).ids
         return str(job_id)
 
     async def submit_batch(
@@ -261,7 +262,7 @@ class Client:
         if not built:
             return []
         await self._open()
-        return [str(job_id) for job_id in await self._commits.submit(Submission(built))]
+        return [str(job_id) for job_id in (await self._commits.submit(Submission(built))).ids]
 
     async def cancel_task(self, task_id: str) -> bool:
         """Cancel a task. True once it has ended as cancelled; False when it ended otherwise first, or is unknown.
@@ -421,11 +422,13 @@ class Client:
 
     # ---- inside
 
-    async def _store(self, jobs: list[NewJob]) -> range:
+    async def _store(self, jobs: list[NewJob]) -> Stored:
         await self._open()
         return await self._commits.submit(Submission(jobs))
 
-    def _submit_together(self, connection: Connection, submissions: Sequence[Submission]) -> list[range]:
+    def _submit_together(
+        self, connection: Connection, submissions: Sequence[Submission]
+    ) -> list[Stored | FastWorkerError]:
         return producer.submit(connection, self._waker, submissions)
 
     def _waiter(self, connection: AsyncConnection) -> ResultWaiter:
@@ -464,15 +467,16 @@ class BoundOptions:
 
     async def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """As `Client.submit`, with these options."""
-        (number,) = await self._client._store([self._build(fn, args, kwargs)])
-        return JobHandle(self._client, number)
+        stored = await self._client._store([self._build(fn, args, kwargs)])
+        return JobHandle(self._client, stored.ids[0], created=not stored.existing)
 
     async def map(self, fn: Callable[[Any], R], items: Iterable[Any]) -> list[JobHandle[R]]:
         """As `Client.map`, with these options."""
         built = [self._build(fn, (item,), {}) for item in items]
         if not built:
             return []
-        return [JobHandle(self._client, number) for number in await self._client._store(built)]
+        stored = await self._client._store(built)
+        return [JobHandle(self._client, one, created=one not in stored.existing) for one in stored.ids]
 
     def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         config = self._client.config
@@ -482,9 +486,10 @@ class BoundOptions:
 class JobHandle(Generic[R]):
     """One submitted job. Awaiting it gives its result. Can be pickled."""
 
-    def __init__(self, client: Client, number: int) -> None:
+    def __init__(self, client: Client, number: int, *, created: bool = True) -> None:
         self._client = client
         self.number = number
+        self.created = created  # False when the submit led to a job that was there: see `unique` and `idempotency_key`
 
     @property
     def id(self) -> str:

@@ -28,7 +28,19 @@ from .pool import Pool
 from .processes import WorkerProcess, WorkerSetup
 from .recovery import Recovery
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
-from .store import cancelling, due, events, jobs, listeners, outbox, runners, settling, waiters
+from .store import (
+    cancelling,
+    dependencies,
+    due,
+    events,
+    jobs,
+    limits,
+    listeners,
+    outbox,
+    runners,
+    settling,
+    waiters,
+)
 from .store.bridge import AsyncConnection
 from .store.cancelling import Asked
 from .store.connection import Connection
@@ -315,8 +327,15 @@ class Scheduler:
 
     async def _make_due(self) -> None:
         def transact(sql: sqlite3.Connection) -> tuple[list[int], list[Addresses], set[str]]:
-            expired = due.expire(sql, self._clock())
-            return due.make_due(sql, self._clock()), runners.addresses(sql), waiters.take(sql, expired)
+            now = self._clock()
+            ended = due.expire(sql, now)
+            follow = dependencies.resolve(sql, now)
+            counts = due.make_due(sql, now)
+            released = (
+                limits.release_by_time(sql, now) + len(follow.released) + len(ended)
+            )  # which may have held a place
+            waiting = waiters.take(sql, [*ended, *follow.cancelled])
+            return [count + released for count in counts], runners.addresses(sql), waiting
 
         counts, everybody, waiting = await self._connection.write(transact)
         self._waker.poke_all(waiting)

@@ -27,6 +27,7 @@ from .store import listeners, queries
 from .store.connection import Connection
 from .store.listeners import ENDS, Listener
 from .store.queries import Ended
+from .store.submitting import Stored
 from .waiting import Waiter
 
 P = ParamSpec("P")
@@ -161,8 +162,8 @@ class SyncClient:
         """Forget a listener, and what still waits for it. False when there is none of this name."""
         return bool(self._call(Connection.write, listeners.unregister, name))
 
-    def _store(self, jobs: list[NewJob]) -> range:
-        return self._call(producer.submit, self._waker, [Submission(jobs)])[0]
+    def _store(self, jobs: list[NewJob]) -> Stored:
+        return self._call(producer.submit_one, self._waker, Submission(jobs))
 
     def _wait_any(self, numbers: list[int], timeout: float | None) -> list[Ended]:
         """Those of these jobs that have ended, as soon as one has; none after *timeout* seconds."""
@@ -183,13 +184,14 @@ class SyncBoundOptions:
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[R]:
         """As `Client.submit`, with these options."""
-        (number,) = self._client._store([self._build(fn, args, kwargs)])
-        return SyncJobHandle(self._client, number)
+        stored = self._client._store([self._build(fn, args, kwargs)])
+        return SyncJobHandle(self._client, stored.ids[0], created=not stored.existing)
 
     def map(self, fn: Callable[[Any], R], items: Iterable[Any]) -> list[SyncJobHandle[R]]:
         """As `Client.map`, with these options."""
         built = [self._build(fn, (item,), {}) for item in items]
-        return [SyncJobHandle(self._client, number) for number in self._client._store(built)] if built else []
+        stored = self._client._store(built) if built else Stored([])
+        return [SyncJobHandle(self._client, one, created=one not in stored.existing) for one in stored.ids]
 
     def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         config = self._client.config
@@ -199,9 +201,10 @@ class SyncBoundOptions:
 class SyncJobHandle(Generic[R]):
     """One submitted job. Can be pickled."""
 
-    def __init__(self, client: SyncClient, number: int) -> None:
+    def __init__(self, client: SyncClient, number: int, *, created: bool = True) -> None:
         self._client = client
         self.number = number
+        self.created = created  # as `JobHandle.created`
 
     @property
     def id(self) -> str:

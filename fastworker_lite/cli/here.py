@@ -14,7 +14,7 @@ from ..exchange import Exchange, Report, open_lease
 from ..job import Claimed, Job, Lane, State
 from ..leases import ProcessIdentity
 from ..sockets import Waker, wait_readable
-from ..store import due, jobs, queries, runners, waiters
+from ..store import dependencies, due, jobs, limits, queries, runners, waiters
 from ..store.connection import Connection
 from .attending import Attendant
 from .session import Session
@@ -67,7 +67,9 @@ def _claim(connection: Connection, waker: Waker, job_id: int, worker: int) -> Cl
         now = time.time()
         expired = due.expire(sql, now)
         due.make_due(sql, now)
-        return jobs.claim_one(sql, job_id, worker, now), waiters.take(sql, expired)
+        limits.release_by_time(sql, now)
+        ended = [*expired, *dependencies.resolve(sql, now).cancelled]
+        return jobs.claim_one(sql, job_id, worker, now), waiters.take(sql, ended)
 
     claimed, waiting = connection.write(transact)
     waker.poke_all(waiting)

@@ -14,7 +14,7 @@ from ..job import TERMINAL, Attempt, Job, Kind, Progress, State
 
 _FIELDS = (
     "id, state, reason, kind, task, name, queue, priority, created_at, due_at, started_at, finished_at, attempt, failures, "
-    "retries, timeout, expires_at, worker, worker_pid, cancel, exit_code, signal, error_type, error, traceback"
+    "retries, timeout, expires_at, worker, worker_pid, cancel, unique_key, idempotency_key, limits, exit_code, signal, error_type, error, traceback"
 )
 _NAMES = tuple(name.strip() for name in _FIELDS.split(","))
 _TERMINAL = "('succeeded', 'failed', 'cancelled', 'expired')"
