@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .errors import SerializationError as SerializationError
     from .errors import StorageError as StorageError
     from .errors import StorageFull as StorageFull
+    from .graph import call as call
     from .listener import CallbackListener as CallbackListener
     from .listener import SyncCallbackListener as SyncCallbackListener
     from .sync import SyncClient as SyncClient
@@ -66,6 +67,7 @@ _WHERE = {
     "CallbackListener": "listener",
     "SyncCallbackListener": "listener",
     "SyncClient": "sync",
+    "call": "graph",
     "current_job": "current",
     "CallbackInfo": "tasks.models",
     "TaskPriority": "tasks.models",

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -20,9 +20,10 @@ from .config import Config
 from .endings import close_when_main_thread_ends
 from .errors import ConfigError, FastWorkerError, ForkedError, JobNotFound, ResultTimeout
 from .events import events_of
+from .graph import Call, build_calls, chained, joined
 from .job import Attempt, NewJob, Progress, State, task_status
 from .logs import log_lines
-from .options import JobOptions, parse_priority_name
+from .options import JobOptions, parse_priority_name, parse_queue
 from .paths import SidePaths
 from .producer import Submission
 from .results import ResultWaiter
@@ -31,10 +32,12 @@ from .sockets import Waker
 from .store import events as event_store
 from .store import listeners as listener_store
 from .store import queries
+from .store import queues as queue_store
 from .store.bridge import AsyncConnection, SharedCommit
 from .store.connection import Connection
 from .store.listeners import ENDS, Listener
 from .store.queries import Ended
+from .store.queues import Queue
 from .store.submitting import Stored
 from .tasks.models import CallbackInfo, TaskPriority, TaskResult, TaskStatus
 
@@ -420,6 +423,63 @@ class Client:
             raise JobNotFound(str(job_id))
         return JobHandle(self, number)
 
+    # ---- queues
+
+    async def queues(self) -> list[Queue]:
+        """Every queue with its settings and how many jobs it has. A queue is made by the first job that names it."""
+        return await (await self._open()).read(queue_store.everybody)
+
+    async def set_queue(self, name: str, **settings: Any) -> None:
+        """Set `workers` (so many of its jobs run at a time), `max_length` (so many may be queued) and `rate` ("10/s").
+
+        None takes a limit away. They stay until they are set anew; those of the runner's configuration come back with it.
+        """
+        await self._change_queue(name, producer.queue_settings(settings))
+
+    async def pause_queue(self, name: str) -> None:
+        """Begin no more of this queue's jobs, until `resume_queue`; what runs goes on. Stays so over restarts."""
+        await self._change_queue(name, {"paused": 1})
+
+    async def resume_queue(self, name: str) -> None:
+        """Begin this queue's jobs again."""
+        await self._change_queue(name, {"paused": 0})
+
+    async def _change_queue(self, name: str, settings: dict[str, int | str | None]) -> None:
+        await (await self._open()).run(producer.change_queue, self._waker, parse_queue(name), settings)
+
+    async def remove_queue(self, name: str) -> bool:
+        """Forget a queue and its settings. False when there is none, or while jobs of it have not ended."""
+        return await (await self._open()).write(queue_store.remove, name) == 0
+
+    # ---- calls that wait for each other
+
+    async def submit_calls(self, calls: Sequence[Call]) -> list[JobHandle[Any]]:
+        """Store calls, see `call`, all or none, in one transaction. One may wait for those before it: `options(after=other)`."""
+        stored = await self._store(build_calls(calls, self.config))
+        return [JobHandle(self, number, created=number not in stored.existing) for number in stored.ids]
+
+    async def chain(self, *calls: Call) -> JobHandle[Any]:
+        """Store calls that run one after another, each with the result of the one before as its first argument.
+
+        Returns the handle of the last; its `parents` are those of the others. When one fails, the rest is cancelled.
+        """
+        *steps, last = await self.submit_calls(chained(calls))
+        last.parents = GroupHandle(steps)
+        return last
+
+    async def group(self, calls: Sequence[Call]) -> GroupHandle:
+        """Store calls that have nothing to do with each other, and return one handle to them all."""
+        return GroupHandle(await self.submit_calls(calls))
+
+    async def chord(self, calls: Sequence[Call], callback: Call) -> JobHandle[Any]:
+        """Store calls, and *callback*, which runs once they all have succeeded, with the list of their results, in order.
+
+        Returns the callback's handle; its `parents` are those of the calls.
+        """
+        *members, last = await self.submit_calls(joined(calls, callback))
+        last.parents = GroupHandle(members)
+        return last
+
     # ---- inside
 
     async def _store(self, jobs: list[NewJob]) -> Stored:
@@ -490,6 +550,7 @@ class JobHandle(Generic[R]):
         self._client = client
         self.number = number
         self.created = created  # False when the submit led to a job that was there: see `unique` and `idempotency_key`
+        self.parents: GroupHandle = GroupHandle([])  # of a chain or a chord, the jobs that lead to this one
 
     @property
     def id(self) -> str:
@@ -550,6 +611,51 @@ class JobHandle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.number}>"
+
+
+class GroupHandle:
+    """Several submitted jobs. Awaiting it gives the list of their results, in order."""
+
+    def __init__(self, handles: Sequence[JobHandle[Any]]) -> None:
+        self.handles = list(handles)
+
+    def __len__(self) -> int:
+        return len(self.handles)
+
+    def __iter__(self) -> Iterator[JobHandle[Any]]:
+        return iter(self.handles)
+
+    def __getitem__(self, index: int) -> JobHandle[Any]:
+        return self.handles[index]
+
+    def __await__(self) -> Any:
+        return self.results().__await__()
+
+    async def results(self, timeout: float | None = None) -> list[Any]:
+        """The results in order. Raises what the first job that did not succeed raises, or `ResultTimeout`."""
+        try:
+            async with asyncio.timeout(timeout):
+                return [await handle.result() for handle in self.handles]
+        except TimeoutError as error:
+            raise ResultTimeout(self.handles[0].number, timeout or 0.0) from error
+
+    async def done(self) -> int:
+        """How many of the jobs have ended, however they did."""
+        if not self.handles:
+            return 0
+        connection = await self.handles[0]._client._open()
+        return await connection.read(queries.count_ended, [handle.number for handle in self.handles])
+
+    async def status(self) -> str:
+        """Such as `3/10 done`."""
+        return f"{await self.done()}/{len(self)} done"
+
+    async def cancel(self) -> int:
+        """Cancel those that have not ended. Returns how many that were."""
+        return sum([await handle.cancel() for handle in self.handles])
+
+    def __repr__(self) -> str:
+        return f"<GroupHandle of {len(self)} jobs>"
 
 
 def _callback(given: CallbackInfo | str | None) -> dict[str, Any]:

@@ -155,7 +155,8 @@ def _json_text(name: str, value: object) -> str:
     return text
 
 
-def _count(name: str, value: object) -> int:
+def parse_count(name: str, value: object) -> int:
+    """A whole number of 1 or more. Raises `ConfigError` for anything else."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
         raise ConfigError(f"{name} must be a whole number from 1 to 1000000, got {value!r:.80}")
     return value
@@ -219,7 +220,7 @@ _PARSERS: dict[str, Any] = {
     "expires": _moment_or_seconds,
     "callback": _address,
     "callback_data": _json_text,
-    "concurrency": _count,
+    "concurrency": parse_count,
     "rate": parse_rate,
     "key": _key,
     "lock": _text,

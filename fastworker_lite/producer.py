@@ -27,10 +27,10 @@ from .errors import (
 )
 from .job import Command, Job, Kind, Lane, NewJob, Parent, State, task_status, utc
 from .limits import group_of, limits_of
-from .options import NO_OPTIONS, JobOptions, parse_queue
+from .options import NO_OPTIONS, JobOptions, parse_count, parse_queue, parse_rate
 from .serialization import Target
 from .sockets import Waker
-from .store import cancelling, dependencies, listeners, queries, runners, submitting, waiters
+from .store import cancelling, dependencies, listeners, queries, queues, runners, submitting, waiters
 from .store import jobs as job_store
 from .store.connection import Connection
 from .store.listeners import ENDS
@@ -360,6 +360,34 @@ def retry(connection: Connection, waker: Waker, job_id: int) -> str:
 #: The states that a job leaves when it is cancelled, at once; and those in which it can be tried again.
 UNBEGUN = frozenset({"queued", "scheduled", "blocked"})
 RETRIED = frozenset({"failed", "cancelled", "expired"})
+
+
+# ---- queues
+
+
+def queue_settings(given: Mapping[str, object]) -> dict[str, int | str | None]:
+    """The settings of a queue, checked: `workers`, `max_length`, `rate`; None takes one away. Raises `ConfigError`."""
+    unknown = given.keys() - {"workers", "max_length", "rate"}
+    if unknown:
+        raise ConfigError(f'a queue has no setting "{min(unknown)}"; it may have workers, max_length, rate')
+    rules: dict[str, Callable[[str, object], Any]] = {
+        "workers": parse_count,
+        "max_length": parse_count,
+        "rate": parse_rate,
+    }
+    return {name: None if value is None else rules[name](name, value) for name, value in given.items()}
+
+
+def change_queue(connection: Connection, waker: Waker, name: str, settings: Mapping[str, int | str | None]) -> None:
+    """Give a queue these settings, and have every runner look at it anew. Makes it if there is none of this name."""
+
+    def transact(sql: sqlite3.Connection) -> list[runners.Addresses]:
+        queues.change(sql, name, settings)
+        return runners.addresses(sql)
+
+    for where in connection.write(transact):
+        waker.poke_all((where.wake, where.wake_async), times=11)
+        waker.poke(where.control)
 
 
 # ---- listeners

@@ -93,8 +93,9 @@ class Recovery:
         self._waker.poke_all(addresses)
         if held:
             log.info("%d jobs of worker %d recovered: %s", len(held), death.worker, death.reason)
-            for where in connection.read(runners.addresses):
-                self._waker.poke(where.wake, len(held))
+        for where in connection.read(runners.addresses):
+            self._waker.poke(where.wake, 1 + len(held))  # it may have died with a datagram that was meant to wake it
+            if held:
                 self._waker.poke_all((where.wake_async, where.control, where.outbox))
 
 

@@ -124,7 +124,6 @@ class Scheduler:
         self._terminate_sent = False
         self._last_write = 0.0
         self._look_at = 0.0
-        self._has_async_work = False
         self.error: FastWorkerError | None = None
 
     # ---- life
@@ -261,9 +260,8 @@ class Scheduler:
         self._happened.set()
 
     def _on_async_work(self) -> None:
-        """A coroutine was submitted and nobody reads that socket yet: the first one needs its worker."""
-        asyncio.get_running_loop().remove_reader(self._sockets.wake_async.fileno())
-        self._has_async_work = True
+        """A coroutine may have been submitted, and nobody else reads that socket yet: the first one needs its worker."""
+        self._sockets.wake_async.clear()
         self._look_at = 0.0
         self._happened.set()
 
@@ -292,13 +290,13 @@ class Scheduler:
             await self._connection.run(self._recovery.recover_foreign, self._pool.leases())
             sleeps.append(LOOK_AGAIN)
         sleeps.append(self._end_asked(found))
-        if self._has_async_work or waiting[Lane.ASYNC]:
+        if waiting[Lane.ASYNC]:
             self._ensure_async_worker()
-        self._pool.refill()
         if waiting[Lane.SYNC] or waiting[Lane.ASYNC]:
             self._waker.poke(self._sockets.wake.address, len(self._pool.workers))
             self._waker.poke(self._sockets.wake_async.address)
             sleeps.append(LOOK_AGAIN)
+        self._pool.refill()  # starting a process takes its time: those that are there need not wait for it
         if soonest is not None:
             sleeps.append(min(max(0.0, soonest - self._clock()), LONGEST_SLEEP))
         sleeps.append(await self._settle_log())
@@ -381,7 +379,6 @@ class Scheduler:
         )
 
     def _ensure_async_worker(self) -> None:
-        self._has_async_work = False
         if self._pool.ensure_async():
             asyncio.get_running_loop().remove_reader(self._sockets.wake_async.fileno())
 
@@ -438,6 +435,8 @@ class Scheduler:
         for one in self._config.listener:
             listener = producer.new_listener(one.address, one.task, one.queue, one.on, one.name)
             await self._connection.run(producer.register_listener, listener)
+        for queue in self._config.queue:
+            await self._connection.run(producer.change_queue, self._waker, queue.name, dict(queue.limits))
         if self._pruning is None:
             self._pruning = asyncio.get_running_loop().create_task(self._prune_now_and_then())
         self._is_leading = True  # last: when the file was busy, all of it is done again
@@ -454,6 +453,7 @@ class Scheduler:
 
     async def _prune(self) -> None:
         keep, now = self._config.keep, self._clock()
+        await self._connection.write(limits.forget_full, now)
         before = retention.moments(keep, now)
         results_before = None if keep.results is None else now - keep.results
         steps = await self._connection.run(

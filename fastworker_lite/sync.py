@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -16,17 +17,20 @@ from . import producer
 from .config import Config
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
 from .events import events_of
+from .graph import Call, build_calls, chained, joined
 from .job import Attempt, NewJob, Progress, State
 from .logs import log_lines
-from .options import JobOptions
+from .options import JobOptions, parse_queue
 from .paths import SidePaths
 from .producer import Submission
 from .runner import Runner, serving_runner
 from .sockets import Waker
 from .store import listeners, queries
+from .store import queues as queue_store
 from .store.connection import Connection
 from .store.listeners import ENDS, Listener
 from .store.queries import Ended
+from .store.queues import Queue
 from .store.submitting import Stored
 from .waiting import Waiter
 
@@ -162,6 +166,56 @@ class SyncClient:
         """Forget a listener, and what still waits for it. False when there is none of this name."""
         return bool(self._call(Connection.write, listeners.unregister, name))
 
+    # ---- queues
+
+    def queues(self) -> list[Queue]:
+        """As `Client.queues`."""
+        return self._call(Connection.read, queue_store.everybody)
+
+    def set_queue(self, name: str, **settings: Any) -> None:
+        """As `Client.set_queue`."""
+        self._change_queue(name, producer.queue_settings(settings))
+
+    def pause_queue(self, name: str) -> None:
+        """As `Client.pause_queue`."""
+        self._change_queue(name, {"paused": 1})
+
+    def resume_queue(self, name: str) -> None:
+        """As `Client.resume_queue`."""
+        self._change_queue(name, {"paused": 0})
+
+    def _change_queue(self, name: str, settings: dict[str, int | str | None]) -> None:
+        self._call(producer.change_queue, self._waker, parse_queue(name), settings)
+
+    def remove_queue(self, name: str) -> bool:
+        """As `Client.remove_queue`."""
+        return bool(self._call(Connection.write, queue_store.remove, name) == 0)
+
+    # ---- calls that wait for each other
+
+    def submit_calls(self, calls: Sequence[Call]) -> list[SyncJobHandle[Any]]:
+        """As `Client.submit_calls`."""
+        stored = self._store(build_calls(calls, self.config))
+        return [SyncJobHandle(self, number, created=number not in stored.existing) for number in stored.ids]
+
+    def chain(self, *calls: Call) -> SyncJobHandle[Any]:
+        """As `Client.chain`."""
+        *steps, last = self.submit_calls(chained(calls))
+        last.parents = SyncGroupHandle(steps)
+        return last
+
+    def group(self, calls: Sequence[Call]) -> SyncGroupHandle:
+        """As `Client.group`."""
+        return SyncGroupHandle(self.submit_calls(calls))
+
+    def chord(self, calls: Sequence[Call], callback: Call) -> SyncJobHandle[Any]:
+        """As `Client.chord`."""
+        *members, last = self.submit_calls(joined(calls, callback))
+        last.parents = SyncGroupHandle(members)
+        return last
+
+    # ---- inside
+
     def _store(self, jobs: list[NewJob]) -> Stored:
         return self._call(producer.submit_one, self._waker, Submission(jobs))
 
@@ -205,6 +259,7 @@ class SyncJobHandle(Generic[R]):
         self._client = client
         self.number = number
         self.created = created  # as `JobHandle.created`
+        self.parents: SyncGroupHandle = SyncGroupHandle([])  # as `JobHandle.parents`
 
     @property
     def id(self) -> str:
@@ -255,6 +310,46 @@ class SyncJobHandle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<SyncJobHandle {self.number}>"
+
+
+class SyncGroupHandle:
+    """Several submitted jobs."""
+
+    def __init__(self, handles: Sequence[SyncJobHandle[Any]]) -> None:
+        self.handles = list(handles)
+
+    def __len__(self) -> int:
+        return len(self.handles)
+
+    def __iter__(self) -> Iterator[SyncJobHandle[Any]]:
+        return iter(self.handles)
+
+    def __getitem__(self, index: int) -> SyncJobHandle[Any]:
+        return self.handles[index]
+
+    def results(self, timeout: float | None = None) -> list[Any]:
+        """As `GroupHandle.results`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return [
+            handle.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            for handle in self.handles
+        ]
+
+    def done(self) -> int:
+        """How many of the jobs have ended, however they did."""
+        numbers = [handle.number for handle in self.handles]
+        return int(self.handles[0]._client._call(Connection.read, queries.count_ended, numbers)) if numbers else 0
+
+    def status(self) -> str:
+        """Such as `3/10 done`."""
+        return f"{self.done()}/{len(self)} done"
+
+    def cancel(self) -> int:
+        """Cancel those that have not ended. Returns how many that were."""
+        return sum(handle.cancel() for handle in self.handles)
+
+    def __repr__(self) -> str:
+        return f"<SyncGroupHandle of {len(self)} jobs>"
 
 
 def _nothing(_: Connection) -> None:

@@ -264,8 +264,8 @@ def every_way_to_end(client, log):
         "cancelled by its task": client.options(**told).submit(tasks.cancels_itself),
         "cancelled when queued": client.options(delay=100, **told).submit(tasks.no_op),
         "expiry": client.options(delay=100, expires=0.2, **told).submit(tasks.no_op),
-        "command": client.handle(client._store([command])[0]),
-        "unknown task": client.handle(client._store([unknown])[0]),
+        "command": client.handle(client._store([command]).ids[0]),
+        "unknown task": client.handle(client._store([unknown]).ids[0]),
         "cancelled when running": client.options(priority=-10, **told).submit(tasks.writes_and_sleeps, str(log), 60),
     }
     assert ways["cancelled when queued"].cancel()

@@ -88,6 +88,16 @@ def result(sql: sqlite3.Connection, job_id: int) -> Ended | None:
     return Ended(_job(row), row[-2], row[-1]) if row else None
 
 
+def count_ended(sql: sqlite3.Connection, ids: Iterable[int]) -> int:
+    """How many of these jobs have ended; one that is no longer there has."""
+    wanted = list(ids)
+    row = sql.execute(
+        "SELECT count(*) FROM job WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NULL",
+        (json.dumps(wanted),),
+    ).fetchone()
+    return len(wanted) - int(row[0])
+
+
 def payload(sql: sqlite3.Connection, job_id: int) -> bytes | None:
     """A job's payload as it was stored."""
     row = sql.execute("SELECT payload FROM job WHERE id = ?", (job_id,)).fetchone()
