@@ -111,4 +111,4 @@ def _may_begin(sql: sqlite3.Connection, child: int) -> bool:
 def parents_of(sql: sqlite3.Connection, child: int) -> list[Parent]:
     """The jobs that this one waits, or waited, for."""
     rows = sql.execute("SELECT parent, kind FROM edge WHERE child = ? ORDER BY parent", (child,))
-    return [Parent._make(row) for row in rows]
+    return [Parent(*row) for row in rows]
