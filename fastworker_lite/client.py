@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from . import config as configuration
-from . import producer
+from . import producer, relay
 from .config import Config
 from .endings import close_when_main_thread_ends
 from .errors import ConfigError, FastWorkerError, ForkedError, JobNotFound, ResultTimeout
@@ -31,7 +32,7 @@ from .runner import Runner, serving_runner
 from .sockets import Waker
 from .store import events as event_store
 from .store import listeners as listener_store
-from .store import queries
+from .store import queries, relays
 from .store import queues as queue_store
 from .store.bridge import AsyncConnection, SharedCommit
 from .store.connection import Connection
@@ -453,6 +454,19 @@ class Client:
 
     # ---- calls that wait for each other
 
+    async def submit_in(self, connection: Any, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Submit a call within a transaction of *connection*, to the application's own SQLite database.
+
+        There is a job once that transaction has committed, exactly one, and none if it rolls back: a runner brings it over.
+        *connection* is one of `sqlite3` or `aiosqlite`, to a file. Returns a key: `find` leads to the job.
+        """
+        return await self.options().submit_in(connection, fn, *args, **kwargs)
+
+    async def find(self, key: str) -> JobHandle[Any] | None:
+        """The job that was submitted with this idempotency key, or by `submit_in`; None while there is none."""
+        number = await (await self._open()).read(relays.find, key)
+        return None if number is None else JobHandle(self, number)
+
     async def submit_calls(self, calls: Sequence[Call]) -> list[JobHandle[Any]]:
         """Store calls, see `call`, all or none, in one transaction. One may wait for those before it: `options(after=other)`."""
         stored = await self._store(build_calls(calls, self.config))
@@ -537,6 +551,16 @@ class BoundOptions:
             return []
         stored = await self._client._store(built)
         return [JobHandle(self._client, one, created=one not in stored.existing) for one in stored.ids]
+
+    async def submit_in(self, connection: Any, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """As `Client.submit_in`, with these options."""
+        row = relay.row_of(self._build(fn, args, kwargs))
+        cursor = await _done(connection.execute("PRAGMA database_list"))
+        path = relay.path_of(await _done(cursor.fetchall()))
+        await _done(connection.execute(relay.TABLE))
+        await _done(connection.execute(relay.INSERT, row))
+        await (await self._client._open()).run(relay.announce, self._client._waker, path)
+        return row[0]
 
     def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         config = self._client.config
@@ -656,6 +680,11 @@ class GroupHandle:
 
     def __repr__(self) -> str:
         return f"<GroupHandle of {len(self)} jobs>"
+
+
+async def _done(value: Any) -> Any:
+    """What a call of `sqlite3` returned, or what one of `aiosqlite` will."""
+    return await value if inspect.isawaitable(value) else value
 
 
 def _callback(given: CallbackInfo | str | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from .paths import SidePaths
 from .pool import Pool
 from .processes import WorkerProcess, WorkerSetup
 from .recovery import Recovery
+from .relay import FIRST_LOOK, LAST_LOOK, Relay
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
 from .store import (
     cancelling,
@@ -37,6 +38,7 @@ from .store import (
     limits,
     listeners,
     outbox,
+    relays,
     runners,
     settling,
     waiters,
@@ -90,6 +92,7 @@ class _Survey(NamedTuple):
     #: Whether any of them is another runner's.
     asked: list[Asked]
     has_outbox: bool
+    has_relay: bool
     lives: list[tuple[str, str]]
     #: Name and lease of those who follow events, or listen, for as long as they live.
 
@@ -115,6 +118,8 @@ class Scheduler:
         self._postman = Postman(self._connection, Limits(config.callbacks.max_age, config.callbacks.max_events, clock))
         self._hooks: HookRunner | None = None
         self._pruning: asyncio.Task[None] | None = None
+        self._relay = Relay(clock)
+        self._relay_pause = FIRST_LOOK
         self._is_leading = False
         self._recovery = Recovery(self._paths, self._waker, config.max_log, clock)
         self._burials: set[asyncio.Task[None]] = set()
@@ -234,6 +239,7 @@ class Scheduler:
             log.warning("the runner's row stays behind: %s", error)
         self._sockets.close()
         self._leader.release()
+        await self._connection.run(lambda _: self._relay.close())
         await self._connection.run(close_lease, self._lease)
         self._waker.close()
 
@@ -241,6 +247,7 @@ class Scheduler:
 
     def _on_poke(self) -> None:
         self._sockets.control.clear()
+        self._relay_pause = FIRST_LOOK
         self._look_at = 0.0
         self._happened.set()
 
@@ -283,6 +290,8 @@ class Scheduler:
                 await self._connection.run(self._recovery.forget_the_dead, found.lives)
             if found.has_outbox:
                 self._tell_soon()
+            if found.has_relay:
+                sleeps.append(await self._bring_over())
             if soonest is not None and soonest <= self._clock():
                 await self._make_due()
                 soonest = await self._connection.read(due.next_due)
@@ -305,6 +314,19 @@ class Scheduler:
             self._look_at = min(self._look_at, time.monotonic() + seconds)
         return _soonest([sleeps[0], seconds])
 
+    async def _bring_over(self) -> float:
+        """Store what applications have submitted in their own databases. Returns the seconds to the next look."""
+        count, trouble = await self._connection.run(self._relay.look)
+        if trouble is not None:
+            log.warning("jobs of an application are brought over later: %s", trouble)
+        if count:
+            self._look_at = 0.0
+            for where in await self._connection.read(runners.addresses):
+                self._waker.poke(where.wake, count)
+                self._waker.poke(where.wake_async, count)
+        pause, self._relay_pause = self._relay_pause, min(2 * self._relay_pause, LAST_LOOK)
+        return min(pause, LONGEST_SLEEP)
+
     def _survey(self, sql: sqlite3.Connection) -> _Survey:
         lease_of = {row.id: row.lease for row in runners.workers(sql)}
         return _Survey(
@@ -314,6 +336,7 @@ class Scheduler:
             has_foreign=not self._pool.leases().issuperset(lease_of.values()),
             asked=cancelling.asked_to_stop(sql),
             has_outbox=not outbox.is_empty(sql),
+            has_relay=bool(relays.sources(sql)),
             lives=[*events.for_a_life(sql), *listeners.for_a_life(sql)],
         )
 

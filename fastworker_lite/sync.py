@@ -6,6 +6,7 @@ Runs in: the application's process.
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from . import config as configuration
-from . import producer
+from . import producer, relay
 from .config import Config
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
 from .events import events_of
@@ -25,7 +26,7 @@ from .paths import SidePaths
 from .producer import Submission
 from .runner import Runner, serving_runner
 from .sockets import Waker
-from .store import listeners, queries
+from .store import listeners, queries, relays
 from .store import queues as queue_store
 from .store.connection import Connection
 from .store.listeners import ENDS, Listener
@@ -193,6 +194,17 @@ class SyncClient:
 
     # ---- calls that wait for each other
 
+    def submit_in(
+        self, connection: sqlite3.Connection, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> str:
+        """As `Client.submit_in`."""
+        return self.options().submit_in(connection, fn, *args, **kwargs)
+
+    def find(self, key: str) -> SyncJobHandle[Any] | None:
+        """As `Client.find`."""
+        number = self._call(Connection.read, relays.find, key)
+        return None if number is None else SyncJobHandle(self, number)
+
     def submit_calls(self, calls: Sequence[Call]) -> list[SyncJobHandle[Any]]:
         """As `Client.submit_calls`."""
         stored = self._store(build_calls(calls, self.config))
@@ -246,6 +258,17 @@ class SyncBoundOptions:
         built = [self._build(fn, (item,), {}) for item in items]
         stored = self._client._store(built) if built else Stored([])
         return [SyncJobHandle(self._client, one, created=one not in stored.existing) for one in stored.ids]
+
+    def submit_in(
+        self, connection: sqlite3.Connection, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> str:
+        """As `Client.submit_in`, with these options."""
+        row = relay.row_of(self._build(fn, args, kwargs))
+        path = relay.path_of(connection.execute("PRAGMA database_list").fetchall())
+        connection.execute(relay.TABLE)
+        connection.execute(relay.INSERT, row)
+        self._client._call(relay.announce, self._client._waker, path)
+        return row[0]
 
     def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         config = self._client.config

@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "ground": "errors config paths forking endings tasks options limits job schedule serialization",
     "edges": "store leases sockets streams watches current output execution processes surroundings",
-    "flow": "exchange batches worker async_worker pool producer graph results waiting logs events hooks recovery retention scheduler callbacks intake reception listener",
+    "flow": "exchange batches worker async_worker pool producer graph relay results waiting logs events hooks recovery retention scheduler callbacks intake reception listener",
     # What a user opens. A client starts a runner in its own process, so it stands beside the runner, not below it.
     "doors": "runner client sync cli integrations",
 }

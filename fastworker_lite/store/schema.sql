@@ -367,6 +367,11 @@ CREATE TABLE waiter (
     PRIMARY KEY (job, address)
 ) STRICT, WITHOUT ROWID;
 
+-- Databases of applications that submit within their own transactions.
+CREATE TABLE relay (
+    path TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE setting (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL
