@@ -106,6 +106,12 @@ def holder(sql: sqlite3.Connection, key: str) -> int | None:
     return None if row is None else int(row[0])
 
 
+def holders(sql: sqlite3.Connection, job_id: int) -> list[int]:
+    """The jobs that have the places this one waits for."""
+    rows = sql.execute("SELECT job FROM slot WHERE key = (SELECT waits_for FROM job WHERE id = ?)", (job_id,))
+    return [row[0] for row in rows]
+
+
 _RELEASE = """
 UPDATE job
    SET state = 'queued', waits_for = NULL, reason = NULL
