@@ -240,6 +240,7 @@ def occupancy(log, deaths, began, ended):
 
 
 def test_a_rate_lets_one_span_at_once_and_the_rest_in_step(client):
+    client.map(abs, range(40))[-1].wait(timeout=20)  # the workers are there
     began = time.time()
     moments = sorted(handle.result(timeout=20) - began for handle in [client.submit(tasks.quick, n) for n in range(50)])
 
@@ -330,6 +331,7 @@ def test_of_submits_that_share_a_commit_only_the_refused_one_fails(database):
 
 def test_a_queue_has_a_rate_of_its_own(client):
     client.set_queue("mail", rate="10/s")
+    client.map(abs, range(40))[-1].wait(timeout=20)  # the workers are there
     began = time.time()
     handles = client.options(queue="mail").map(moment, range(25))
 
