@@ -60,6 +60,8 @@ LONGEST_SLEEP = 30.0
 NEVER = float("inf")
 #: Seconds from becoming the leader to removing old jobs, and from then on to the next time.
 FIRST_PRUNE, PRUNE_EVERY = 60.0, 3600.0
+#: Seconds for which what was given up can be told again at a person's word.
+DEAD_LETTERS_KEPT = 2_592_000.0
 #: So many workers dying before they are ready, within so many seconds, end the runner.
 EARLY_DEATHS, EARLY_SECONDS = 5, 10.0
 
@@ -451,7 +453,7 @@ class Scheduler:
                 listeners.register, hooks.NAME, hooks.ADDRESS, "*", None, ends, None, self._clock()
             )
             if self._hooks is None:
-                self._hooks = HookRunner(self._config.hooks, self._connection, self._paths)
+                self._hooks = HookRunner(self._config.hooks, self._connection, self._paths, self._lease.name)
                 self._hooks.start()
         else:
             await self._connection.write(listeners.unregister, hooks.NAME)
@@ -477,6 +479,7 @@ class Scheduler:
     async def _prune(self) -> None:
         keep, now = self._config.keep, self._clock()
         await self._connection.write(limits.forget_full, now)
+        await self._give_up_callbacks(now)
         before = retention.moments(keep, now)
         results_before = None if keep.results is None else now - keep.results
         steps = await self._connection.run(
@@ -484,6 +487,13 @@ class Scheduler:
         )
         while await self._connection.run(lambda _: next(steps, None)) is not None:
             await asyncio.sleep(0.05)  # others want the gate, too
+
+    async def _give_up_callbacks(self, now: float) -> None:
+        """What waits too long for a listener becomes a dead letter, and a dead letter goes after as long again."""
+        most, max_age = self._config.callbacks.max_events, self._config.callbacks.max_age
+        await self._connection.write(outbox.give_up_overdue, now - max_age, most)
+        while await self._connection.write(outbox.forget_dead, now - max_age - DEAD_LETTERS_KEPT, most):
+            await asyncio.sleep(0.05)
 
 
 def _soonest(sleeps: list[float | None]) -> float | None:

@@ -929,6 +929,33 @@ def test_what_is_too_old_or_too_much_is_given_up_and_can_be_redelivered(database
     asyncio.run(main())
 
 
+def test_a_listener_that_is_connected_and_silent_or_paused_keeps_no_more_than_others(path, connection):
+    """Whatever keeps the messages there: the leader gives up what is too old, or too much, for each address."""
+    connection.write(listeners.register, "held", path + "-held", "*", None, listeners.ENDS, None, 0.0)
+    connection.write(listeners.set_paused, "held", True)
+    for age in (100, 90, 9, 8, 7, 6, 5):
+        end_jobs(connection, path, finished_at=1000.0 - age)
+
+    assert connection.write(outbox.give_up_overdue, 990.0, 4) == 6
+
+    rows = connection.read(lambda sql: sql.execute("SELECT address, dead FROM outbox ORDER BY id").fetchall())
+    for address, alive in ((path, None), (path + "-held", "paused")):
+        assert [dead for name, dead in rows if name == address] == ["too old", "too old", "too many", *[alive] * 4]
+    assert connection.write(outbox.give_up_overdue, 990.0, 4) == 0
+
+
+def test_dead_letters_do_not_stay_for_ever(path, connection):
+    for age in (100, 90, 9, 8, 7):
+        end_jobs(connection, path, finished_at=1000.0 - age)
+    connection.write(outbox.give_up_overdue, 1000.0, 100)
+    end_jobs(connection, path, finished_at=1.0)
+
+    assert connection.write(outbox.forget_dead, 950.0, 2) == 3
+    assert connection.write(outbox.forget_dead, 950.0, 2) == 0
+
+    assert (len(connection.read(outbox.dead_letters, 100)), waiting(connection)) == (2, 1)
+
+
 def test_a_refused_message_is_given_up_and_the_rest_goes_on(database, path, connection):
     end_jobs(connection, path, 100)
     answer = lambda event: "error not today" if int(event["task_id"]) % 20 == 7 else acknowledge(event)  # noqa: E731
