@@ -106,49 +106,12 @@ class HookRunner:
         return found
 
     async def _run(self, argv: tuple[str, ...], message: Message) -> None:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                env=os.environ | self._variables(message),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as error:
-            log.warning("the hook %s of job %d did not start: %s", argv[0], message.job, error)
-            return
-        try:
-            async with asyncio.timeout(self._hooks.timeout):
-                await process.communicate(json.dumps(as_dict(message)).encode() + b"\n")
-            if process.returncode:
-                log.warning("the hook %s of job %d ended with %d", argv[0], message.job, process.returncode)
-        except TimeoutError:
-            log.warning("the hook %s of job %d took more than %g s", argv[0], message.job, self._hooks.timeout)
-        except OSError:
-            pass  # it does not read what it is told
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)
-            await process.wait()
-
-    def _variables(self, message: Message) -> dict[str, str]:
-        return {
-            "FWL_JOB_ID": str(message.job),
-            "FWL_JOB_NAME": message.task,
-            "FWL_JOB_STATE": message.state,
-            "FWL_JOB_REASON": message.reason or "",
-            "FWL_JOB_LOG": self._paths.log(message.job, message.attempt, "err"),
-            "FWL_ATTEMPT": str(message.attempt),
-            "FWL_DB": self._paths.database,
-        }
+        if problem := await run_command(argv, message, self._paths, self._hooks.timeout):
+            log.warning("the hook of job %d: %s", message.job, problem)
 
     async def _ping(self, what: str, job: int) -> None:
-        url = f"{self._hooks.ping.rstrip('/')}/{what}"
-        try:
-            await asyncio.to_thread(_post, url, self._hooks.timeout)
-        except (OSError, ValueError) as error:
-            log.warning("the ping of job %d to %s failed: %s", job, url, error)
+        if problem := await ping(self._hooks, what):
+            log.warning("the ping of job %d: %s", job, problem)
 
     async def _ping_starts(self) -> None:
         """Ping for each job that begins, as long as this runner leads. Only the log of events tells of that."""
@@ -176,6 +139,68 @@ class HookRunner:
             watch.close()
             with contextlib.suppress(FastWorkerError):
                 await self._connection.write(events.unfollow, NAME)
+
+
+async def run_command(argv: tuple[str, ...], message: Message, paths: SidePaths, seconds: float) -> str | None:
+    """Run one hook to its end, or to the end of its time. Returns what went wrong."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            env=os.environ | _variables(message, paths),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return f"{argv[0]} did not start: {error}"
+    try:
+        async with asyncio.timeout(seconds):
+            await process.communicate(json.dumps(as_dict(message)).encode() + b"\n")
+        return f"{argv[0]} ended with {process.returncode}" if process.returncode else None
+    except TimeoutError:
+        return f"{argv[0]} took more than {seconds:g} s"
+    except OSError:
+        return None  # it does not read what it is told
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        await process.wait()
+
+
+def _variables(message: Message, paths: SidePaths) -> dict[str, str]:
+    return {
+        "FWL_JOB_ID": str(message.job),
+        "FWL_JOB_NAME": message.task,
+        "FWL_JOB_STATE": message.state,
+        "FWL_JOB_REASON": message.reason or "",
+        "FWL_JOB_LOG": paths.log(message.job, message.attempt, "err"),
+        "FWL_ATTEMPT": str(message.attempt),
+        "FWL_DB": paths.database,
+    }
+
+
+async def ping(hooks: Hooks, what: str) -> str | None:
+    """Post to the configured URL: `start`, or how it ended. Returns what went wrong."""
+    url = f"{hooks.ping.rstrip('/')}/{what}"
+    try:
+        await asyncio.to_thread(_post, url, hooks.timeout)
+    except (OSError, ValueError) as error:
+        return f"{url}: {error}"
+    return None
+
+
+async def try_hooks(hooks: Hooks, database: str, sample: Message) -> list[str]:
+    """Run everything that is configured once, with a job that never was. Returns what went wrong."""
+    paths = SidePaths.of(database)
+    notice = desktop_notice("fwl notify test", "This is how a failed job would be shown.") if hooks.desktop else None
+    commands = [hooks.on_success, hooks.on_failure, hooks.on_recovered, notice or ()]
+    problems = [await run_command(argv, sample, paths, hooks.timeout) for argv in commands if argv]
+    if hooks.desktop and notice is None:
+        problems.append("desktop: there is no notify-send on PATH")
+    if hooks.ping:
+        problems += [await ping(hooks, "start"), await ping(hooks, "0")]
+    return [problem for problem in problems if problem is not None]
 
 
 def _post(url: str, seconds: float) -> None:

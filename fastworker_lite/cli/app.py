@@ -15,6 +15,7 @@ from . import (
     draining,
     explaining,
     listing,
+    notifying,
     pruning,
     queueing,
     reading,
@@ -86,3 +87,8 @@ queue.command("add", cls=Command, context_settings=_SETTINGS, hidden=True)(queue
 for name in ("pause", "resume", "remove"):
     queue.command(name, cls=Command, context_settings=_SETTINGS)(getattr(queueing, name))
 app.add_typer(queue, name="queue")
+
+notify = typer.Typer(cls=Group, rich_markup_mode=None, context_settings=_SETTINGS, help="Try how ends are told.")
+notify.callback()(notifying.group)
+notify.command("test", cls=Command, context_settings=_SETTINGS)(notifying.test)
+app.add_typer(notify, name="notify")
