@@ -17,7 +17,7 @@ from typing import Any
 
 from . import serialization
 from .errors import Cancel, Retry, SerializationError
-from .job import Claimed, Command, Failure, Outcome
+from .job import Claimed, Command, Failure, Outcome, utc
 from .options import Policy
 from .serialization import Target
 from .tasks.registry import task_registry
@@ -200,6 +200,9 @@ def _cut(text: str, limit: int) -> str:
 def command_environment(job: Claimed, stored: bytes | None, database: str) -> dict[str, str]:
     """The environment of a command: the submitter's, and what says which job it is."""
     variables = dict(os.environ) if stored is None else serialization.decode_environment(stored)
+    if (tick := utc(job.scheduled_for)) is not None:
+        precision = "milliseconds" if tick.microsecond else "seconds"
+        variables["FWL_SCHEDULED_FOR"] = tick.isoformat(timespec=precision).replace("+00:00", "Z")
     return variables | {
         "FWL_JOB_ID": str(job.id),
         "FWL_ATTEMPT": str(job.attempt),

@@ -122,6 +122,8 @@ class Claimed(NamedTuple):
     environment: int | None
     is_told: int
     #: Whether somebody listens for its end, and its result is wanted as JSON.
+    scheduled_for: float | None = None
+    #: The tick of the schedule that made it.
 
     def over(self, options: JobOptions) -> Claimed:
         """This job with a task's options where its submitter, who may not have known the task, said nothing."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import __version__, hooks, leases, producer, retention
+from . import __version__, declarations, hooks, leases, producer, retention
 from .callbacks import Limits, Postman
 from .config import Config
 from .errors import FastWorkerError, PoolFailed
@@ -27,6 +27,7 @@ from .paths import SidePaths
 from .pool import Pool
 from .processes import WorkerProcess, WorkerSetup
 from .recovery import Recovery
+from .schedules import Timetable
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
 from .store import cancelling, due, events, jobs, listeners, outbox, runners, settling, waiters
 from .store.bridge import AsyncConnection
@@ -91,6 +92,7 @@ class Scheduler:
         config: Config,
         *,
         output: str | None = None,
+        has_cron: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._paths = SidePaths.of(database)
@@ -104,6 +106,10 @@ class Scheduler:
         self._hooks: HookRunner | None = None
         self._pruning: asyncio.Task[None] | None = None
         self._is_leading = False
+        declarations.from_config(config)  # refused here, before anything has begun
+        self._timetable = (
+            Timetable(lambda: declarations.declared_here(config), self._waker, clock) if has_cron else None
+        )
         self._recovery = Recovery(self._paths, self._waker, config.max_log, clock)
         self._burials: set[asyncio.Task[None]] = set()
         self._early_deaths: deque[float] = deque(maxlen=EARLY_DEATHS)
@@ -276,6 +282,8 @@ class Scheduler:
             if soonest is not None and soonest <= self._clock():
                 await self._make_due()
                 soonest = await self._connection.read(due.next_due)
+            if self._timetable is not None:
+                soonest = _soonest([soonest, await self._connection.run(self._timetable.step)])
         if found.has_foreign:
             await self._connection.run(self._recovery.recover_foreign, self._pool.leases())
             sleeps.append(LOOK_AGAIN)
@@ -419,6 +427,8 @@ class Scheduler:
         for one in self._config.listener:
             listener = producer.new_listener(one.address, one.task, one.queue, one.on, one.name)
             await self._connection.run(producer.register_listener, listener)
+        if self._timetable is not None:
+            await self._connection.run(self._timetable.register)
         if self._pruning is None:
             self._pruning = asyncio.get_running_loop().create_task(self._prune_now_and_then())
         self._is_leading = True  # last: when the file was busy, all of it is done again
@@ -434,6 +444,8 @@ class Scheduler:
             await asyncio.sleep(PRUNE_EVERY)
 
     async def _prune(self) -> None:
+        if self._timetable is not None:
+            await self._connection.run(self._timetable.forget_old)
         keep, now = self._config.keep, self._clock()
         before = retention.moments(keep, now)
         results_before = None if keep.results is None else now - keep.results

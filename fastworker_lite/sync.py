@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from . import config as configuration
-from . import producer
+from . import declarations, producer, schedules
 from .config import Config
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
 from .events import events_of
@@ -24,6 +24,7 @@ from .producer import Submission
 from .runner import Runner, serving_runner
 from .sockets import Waker
 from .store import listeners, queries
+from .store import schedules as schedule_store
 from .store.connection import Connection
 from .store.listeners import ENDS, Listener
 from .store.queries import Ended
@@ -160,6 +161,19 @@ class SyncClient:
     def unregister_listener(self, name: str) -> bool:
         """Forget a listener, and what still waits for it. False when there is none of this name."""
         return bool(self._call(Connection.write, listeners.unregister, name))
+
+    def schedule(self, name: str, what: Callable[..., Any] | str | Sequence[str], **given: Any) -> None:
+        """As `Client.schedule`."""
+        self._call(schedules.put_own, self._waker, declarations.from_call(name, what, given, self.config))
+
+    def schedules(self) -> list[schedules.Status]:
+        """As `Client.schedules`."""
+        found: list[schedules.Status] = self._call(Connection.read, schedules.status)
+        return found
+
+    def unschedule(self, name: str) -> bool:
+        """As `Client.unschedule`."""
+        return bool(self._call(Connection.write, schedule_store.remove, name))
 
     def _store(self, jobs: list[NewJob]) -> range:
         return self._call(producer.submit, self._waker, [Submission(jobs)])[0]
