@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from . import config as configuration
-from . import producer, relay
+from . import declarations, producer, relay, schedules
 from .config import Config
 from .endings import close_when_main_thread_ends
 from .errors import ConfigError, FastWorkerError, ForkedError, JobNotFound, ResultTimeout
@@ -34,6 +34,7 @@ from .store import events as event_store
 from .store import listeners as listener_store
 from .store import queries, relays
 from .store import queues as queue_store
+from .store import schedules as schedule_store
 from .store.bridge import AsyncConnection, SharedCommit
 from .store.connection import Connection
 from .store.listeners import ENDS, Listener
@@ -381,6 +382,30 @@ class Client:
     async def forget_events(self, name: str) -> bool:
         """Write no more events for the follower of this name. False when there is none."""
         return await (await self._open()).write(event_store.unfollow, name)
+
+    # ---- schedules
+
+    async def schedule(self, name: str, what: Callable[..., Any] | str | Sequence[str], **given: Any) -> None:
+        """Have *what* run by the clock under this name, from now on: a function, the name of a task, or a command's words.
+
+        *given* is `cron="0 9 * * MON"` (with `timezone="Europe/Berlin"`; the machine's by default) or `every=` seconds;
+        `args` and `kwargs` of a call, `cwd`, `env` and `env_file` of a command; `overlap`, `catch_up` and the other fields
+        of `Schedule`; and the options of the jobs. A schedule of the same name is changed. Runners of the file see to it.
+        Raises `ConfigError` naming what is wrong; nothing is stored then.
+        """
+        new = declarations.from_call(name, what, given, self.config)
+        await (await self._open()).run(schedules.put_own, self._waker, new)
+
+    async def schedules(self) -> list[schedules.Status]:
+        """All schedules of the file, and how they are doing."""
+        return await (await self._open()).read(schedules.status)
+
+    async def unschedule(self, name: str) -> bool:
+        """Forget a schedule; jobs that it has made stay. False when there is none of this name.
+
+        One that a task or the configuration declares comes back with the next runner.
+        """
+        return await (await self._open()).write(schedule_store.remove, name)
 
     # ---- the native calls
 

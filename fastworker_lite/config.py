@@ -38,6 +38,13 @@ class Callbacks:
     #: For one address; the oldest of more are tried no more.
 
 
+class CronSetting(NamedTuple):
+    """A table [cron.NAME], as it was written; declarations.py reads it."""
+
+    name: str
+    table: dict[str, Any]
+
+
 class ListenerSetting(NamedTuple):
     """A listener that is registered by whoever runs jobs."""
 
@@ -131,6 +138,8 @@ class Config:
     #: How long jobs that have ended are kept.
     hooks: Hooks = Hooks()
     #: What is run when jobs end.
+    cron: tuple[CronSetting, ...] = ()
+    #: What makes jobs by the clock.
     job: JobOptions = NO_OPTIONS
     #: The options of jobs where neither they nor their tasks say anything.
     timeout: float = 30.0
@@ -305,7 +314,7 @@ def _job(value: object) -> JobOptions:
     if not isinstance(value, dict):
         raise ConfigError(f"must be a table of job options, got {_shown(value)}")
     try:
-        return JobOptions.parse_for_tasks({key: _option(key, one) for key, one in value.items()})
+        return JobOptions.parse_for_tasks({key: read_option(key, one) for key, one in value.items()})
     except ConfigError as error:
         raise ConfigError(f"holds what cannot be: {error}") from None
 
@@ -404,10 +413,22 @@ def _listener(name: str, table: object) -> ListenerSetting:
     return ListenerSetting(name, table["address"], task, None if queue is None else parse_queue(queue), tuple(ends))
 
 
+def _cron(value: object) -> tuple[CronSetting, ...]:
+    if isinstance(value, tuple):
+        return value
+    if not isinstance(value, dict):
+        raise ConfigError(f"must be tables such as [cron.nightly-backup], got {_shown(value)}")
+    for name, table in value.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"holds {name}, which must be a table such as [cron.nightly-backup], got {_shown(table)}")
+    return tuple(CronSetting(name, table) for name, table in value.items())
+
+
 _SPANS = {"timeout", "kill_grace", "retry_delay", "retry_max_delay", "expires"}
 
 
-def _option(key: str, value: object) -> object:
+def read_option(key: str, value: object) -> object:
+    """An option of a job as a file has it: durations may be text there."""
     return parse_duration(value) if key in _SPANS and isinstance(value, str) else value
 
 
@@ -451,6 +472,7 @@ _RULES: dict[str, Callable[[object], Any]] = {
             "timeout": _seconds,
         },
     ),
+    "cron": _cron,
     "job": _job,
     "timeout": _seconds,
 }

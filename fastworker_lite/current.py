@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from datetime import datetime
 from typing import NamedTuple
 
 from .errors import NotInJob
-from .job import Claimed, Progress
+from .job import Claimed, Progress, utc
 
 #: Seconds between two reports of a job's progress that reach the file.
 PROGRESS_PAUSE = 0.2
@@ -51,6 +52,11 @@ class CurrentJob:
     def queue(self) -> str:
         """The queue the job came from."""
         return self._job.queue
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The time of the schedule's tick that this job is for, in UTC; None where no schedule made it."""
+        return utc(self._job.scheduled_for)
 
     @property
     def log(self) -> logging.Logger:

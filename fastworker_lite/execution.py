@@ -18,7 +18,7 @@ from typing import Any
 
 from . import serialization
 from .errors import Cancel, ConfigError, Retry, SerializationError
-from .job import Claimed, Command, Failure, Outcome, State
+from .job import Claimed, Command, Failure, Outcome, State, utc
 from .limits import group_of, limits_of
 from .options import Policy
 from .serialization import Target
@@ -240,6 +240,9 @@ def _cut(text: str, limit: int) -> str:
 def command_environment(job: Claimed, stored: bytes | None, database: str) -> dict[str, str]:
     """The environment of a command: the submitter's, and what says which job it is."""
     variables = dict(os.environ) if stored is None else serialization.decode_environment(stored)
+    if (tick := utc(job.scheduled_for)) is not None:
+        precision = "milliseconds" if tick.microsecond else "seconds"
+        variables["FWL_SCHEDULED_FOR"] = tick.isoformat(timespec=precision).replace("+00:00", "Z")
     return variables | {
         "FWL_JOB_ID": str(job.id),
         "FWL_ATTEMPT": str(job.attempt),

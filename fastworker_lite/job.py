@@ -153,6 +153,8 @@ class Claimed(NamedTuple):
     limits: str | None = None
     inputs: str | None = None
     #: JSON: the id of the job whose result is its first argument, or a list of them.
+    scheduled_for: float | None = None
+    #: The tick of the schedule that made it.
 
     def over(self, options: JobOptions) -> Claimed:
         """This job with a task's options where its submitter, who may not have known the task, said nothing."""

@@ -24,11 +24,22 @@ from .watches import FileWatch, watch_process
 class Runner:
     """Serves one file. Its thread outlives a blocked host loop, and keeps the process until the drain is over."""
 
-    def __init__(self, database: str, config: Config, *, output: str | None = None, is_standby: bool = False) -> None:
-        """*output* is the file for what workers print, None to share this process's. A standby waits until nobody serves."""
+    def __init__(
+        self,
+        database: str,
+        config: Config,
+        *,
+        output: str | None = None,
+        is_standby: bool = False,
+        has_cron: bool = True,
+    ) -> None:
+        """*output* is the file for what workers print, None to share this process's. A standby waits until nobody serves.
+
+        Without *has_cron* it sees to no schedules. Raises `ConfigError` when the configuration's cannot be.
+        """
         self._database = database
         self._is_standby = is_standby
-        self._scheduler = Scheduler(database, config, output=output)
+        self._scheduler = Scheduler(database, config, output=output, has_cron=has_cron)
         self._thread = threading.Thread(target=self._run, name="fastworker-runner")
         self._opened = threading.Event()
         self._ended = threading.Event()

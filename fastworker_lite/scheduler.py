@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import __version__, hooks, leases, producer, retention
+from . import __version__, declarations, hooks, leases, producer, retention
 from .callbacks import Limits, Postman
 from .config import Config
 from .errors import FastWorkerError, PoolFailed
@@ -28,6 +28,7 @@ from .pool import Pool
 from .processes import WorkerProcess, WorkerSetup
 from .recovery import Recovery
 from .relay import FIRST_LOOK, LAST_LOOK, Relay
+from .schedules import Timetable
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
 from .store import (
     cancelling,
@@ -108,6 +109,7 @@ class Scheduler:
         config: Config,
         *,
         output: str | None = None,
+        has_cron: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._paths = SidePaths.of(database)
@@ -123,6 +125,10 @@ class Scheduler:
         self._relay = Relay(clock)
         self._relay_pause = FIRST_LOOK
         self._is_leading = False
+        declarations.from_config(config)  # refused here, before anything has begun
+        self._timetable = (
+            Timetable(lambda: declarations.declared_here(config), self._waker, clock) if has_cron else None
+        )
         self._recovery = Recovery(self._paths, self._waker, config.max_log, clock)
         self._burials: set[asyncio.Task[None]] = set()
         self._early_deaths: deque[float] = deque(maxlen=EARLY_DEATHS)
@@ -297,6 +303,8 @@ class Scheduler:
             if soonest is not None and soonest <= self._clock():
                 await self._make_due()
                 soonest = await self._connection.read(due.next_due)
+            if self._timetable is not None:
+                soonest = _soonest([soonest, await self._connection.run(self._timetable.step)])
         if found.has_foreign:
             await self._connection.run(self._recovery.recover_foreign, self._pool.leases())
             sleeps.append(LOOK_AGAIN)
@@ -462,6 +470,8 @@ class Scheduler:
             await self._connection.run(producer.register_listener, listener)
         for queue in self._config.queue:
             await self._connection.run(producer.change_queue, self._waker, queue.name, dict(queue.limits))
+        if self._timetable is not None:
+            await self._connection.run(self._timetable.register)
         if self._pruning is None:
             self._pruning = asyncio.get_running_loop().create_task(self._prune_now_and_then())
         self._is_leading = True  # last: when the file was busy, all of it is done again
@@ -477,6 +487,8 @@ class Scheduler:
             await asyncio.sleep(PRUNE_EVERY)
 
     async def _prune(self) -> None:
+        if self._timetable is not None:
+            await self._connection.run(self._timetable.forget_old)
         keep, now = self._config.keep, self._clock()
         await self._connection.write(limits.forget_full, now)
         await self._give_up_callbacks(now)

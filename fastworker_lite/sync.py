@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from . import config as configuration
-from . import producer, relay
+from . import declarations, producer, relay, schedules
 from .config import Config
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
 from .events import events_of
@@ -28,6 +28,7 @@ from .runner import Runner, serving_runner
 from .sockets import Waker
 from .store import listeners, queries, relays
 from .store import queues as queue_store
+from .store import schedules as schedule_store
 from .store.connection import Connection
 from .store.listeners import ENDS, Listener
 from .store.queries import Ended
@@ -225,6 +226,21 @@ class SyncClient:
         *members, last = self.submit_calls(joined(calls, callback))
         last.parents = SyncGroupHandle(members)
         return last
+
+    # ---- schedules
+
+    def schedule(self, name: str, what: Callable[..., Any] | str | Sequence[str], **given: Any) -> None:
+        """As `Client.schedule`."""
+        self._call(schedules.put_own, self._waker, declarations.from_call(name, what, given, self.config))
+
+    def schedules(self) -> list[schedules.Status]:
+        """As `Client.schedules`."""
+        found: list[schedules.Status] = self._call(Connection.read, schedules.status)
+        return found
+
+    def unschedule(self, name: str) -> bool:
+        """As `Client.unschedule`."""
+        return bool(self._call(Connection.write, schedule_store.remove, name))
 
     # ---- inside
 

@@ -15,9 +15,9 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 #: From the ground up. A module imports from its own group and from those before it. A package stands for all in it.
 LAYERS = {
-    "ground": "errors config paths forking endings tasks options limits job schedule serialization",
+    "ground": "errors config paths forking endings tasks options limits job cron schedule serialization",
     "edges": "store leases sockets streams watches current output execution processes surroundings",
-    "flow": "exchange batches worker async_worker pool producer graph relay results waiting logs events hooks recovery retention scheduler callbacks intake reception listener",
+    "flow": "exchange batches worker async_worker pool producer graph relay commands declarations firing schedules results waiting logs events hooks recovery retention scheduler callbacks intake reception listener",
     # What a user opens. A client starts a runner in its own process, so it stands beside the runner, not below it.
     "doors": "runner client sync cli integrations",
 }
@@ -28,6 +28,7 @@ LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.spl
 OWNERS = {
     "aiosqlite": "store/bridge.py",
     "cloudpickle": "serialization.py",
+    "cronsim": "cron.py",
     "typer": "cli/",
     "click": "cli/",
     "rich": "cli/",
@@ -246,7 +247,18 @@ def loaded_after(code):
     )
 
 
-HEAVY = {"typer", "click", "rich", "aiosqlite", "asyncio", "cloudpickle", "multiprocessing", "tomllib"}
+HEAVY = {
+    "typer",
+    "click",
+    "rich",
+    "aiosqlite",
+    "asyncio",
+    "cloudpickle",
+    "cronsim",
+    "multiprocessing",
+    "tomllib",
+    "zoneinfo",
+}
 
 
 @pytest.mark.parametrize(

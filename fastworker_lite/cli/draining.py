@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..config import Config
 from ..job import Job, State
 from ..store import queries
 from ..store.connection import Connection
@@ -53,8 +54,11 @@ def drain(
     max_time: Annotated[
         str | None, typer.Option("--max-time", metavar="DUR", help="Begin no job after this time, and exit with 124.")
     ] = None,
+    no_cron: Annotated[bool, typer.Option("--no-cron", help="Leave out the schedules that are due.")] = False,
 ) -> int:
     """Run everything that can run now, and exit: 0 when all succeeded, 1 when a job failed.
+
+    Schedules that are due are seen to, also those that came due since the last time.
 
     */5 * * * * fwl drain
     """
@@ -65,11 +69,13 @@ def drain(
     served = None if config.queues is None else json.dumps(list(config.queues))
     with session.open() as connection:
         is_over = False
+        if not no_cron:
+            _fire_schedules(connection, config)
         if _has_work(connection, served) or _has_parked(connection):
             from ..runner import Runner
 
             output = os.path.join(connection.paths.directory, "worker.log")
-            runner = Runner(session.database, config, output=output)
+            runner = Runner(session.database, config, output=output, has_cron=not no_cron)
             runner.start()
             is_over = _run_until_empty(connection, runner, served, seconds)
         return _report(session, connection, begun, served, is_over=is_over)
@@ -88,6 +94,19 @@ def _run_until_empty(connection: Connection, runner: Runner, served: str | None,
     if runner.error is not None:
         raise runner.error
     return is_over
+
+
+def _fire_schedules(connection: Connection, config: Config) -> None:
+    """Have the jobs in the queue that are due by the clock, so that there is something to run."""
+    from .. import declarations
+    from ..schedules import Timetable
+    from ..sockets import Waker
+
+    waker = Waker()
+    timetable = Timetable(lambda: declarations.declared_here(config), waker, time.time)
+    timetable.register(connection)
+    timetable.step(connection)
+    waker.close()
 
 
 def _has_work(connection: Connection, served: str | None) -> bool:

@@ -16,8 +16,9 @@ import typer
 from .. import __version__
 from .. import config as configuration
 from ..config import Config
+from ..errors import ConfigError
 from . import options, render
-from .problems import USAGE, CommandError, usage
+from .problems import CONFIG, USAGE, CommandError, usage
 from .session import Session, check_queues
 from .values import parse_duration
 
@@ -126,7 +127,19 @@ def prepare(
         if queues and not makes_queues:
             check_queues(connection, set(queues))
     _import_tasks(config, is_from_file=not tasks)
+    _check_schedules(config)
     return config
+
+
+def _check_schedules(config: Config) -> None:
+    if not config.cron:
+        return
+    from ..declarations import from_config
+
+    try:
+        from_config(config)
+    except ConfigError as error:
+        raise CommandError(str(error), CONFIG, "All of them: fwl cron check") from error
 
 
 def _import_tasks(config: Config, *, is_from_file: bool) -> None:

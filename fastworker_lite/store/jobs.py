@@ -116,7 +116,8 @@ def environment(sql: sqlite3.Connection, environment_id: int) -> bytes:
 # ---- claiming
 
 CLAIMED = """id, claim, attempt, failures, kind, task, target, payload, checksum, timeout, retries, retry_delay, on_lost, policy,
-       park, queue, environment, (callback IS NOT NULL OR EXISTS (SELECT 1 FROM listener)) AS is_told, limits, inputs"""
+       park, queue, environment, (callback IS NOT NULL OR EXISTS (SELECT 1 FROM listener)) AS is_told,
+       limits, inputs, scheduled_for"""
 
 _NEXT = f"""
 SELECT {CLAIMED}

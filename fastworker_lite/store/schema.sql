@@ -17,6 +17,7 @@ CREATE TABLE job (
     cancel_grace REAL,                                -- and seconds until KILL, NULL for its policy's
     created_at   REAL    NOT NULL,
     due_at       REAL,                                -- not before
+    scheduled_for REAL,                               -- the tick of the schedule that made it
     expires_at   REAL,                                -- not to be started after
     started_at   REAL,
     finished_at  REAL,
@@ -379,3 +380,58 @@ CREATE TABLE setting (
 
 -- One file, never another: two files may tell one listener.
 INSERT INTO setting VALUES ('id', lower(hex(randomblob(6))));
+
+-- What makes jobs by the clock. Columns from kind on: the job, as each tick makes it.
+CREATE TABLE schedule (
+    name        TEXT PRIMARY KEY,
+    origin      TEXT    NOT NULL,              -- file | task | api
+    source      TEXT,                          -- the file it stands in, or the task that declares it
+    spec        TEXT    NOT NULL,              -- JSON, see Schedule in schedule.py
+    paused      INTEGER NOT NULL DEFAULT 0,
+    made        INTEGER NOT NULL DEFAULT 0,    -- jobs so far, for repeat_count
+    tick        REAL,                          -- the next one; NULL when none will come
+    next_at     REAL,                          -- when its job is made: a little later, where there is jitter
+    kind        TEXT    NOT NULL,
+    task        TEXT    NOT NULL,
+    lane        INTEGER NOT NULL,
+    park        INTEGER NOT NULL,
+    options     TEXT    NOT NULL,              -- JSON
+    checksum    INTEGER NOT NULL,
+    target      BLOB,
+    payload     BLOB    NOT NULL,
+    environment BLOB,                          -- a command's
+    limits      TEXT
+) STRICT;
+CREATE INDEX schedule_next ON schedule (next_at) WHERE next_at IS NOT NULL AND NOT paused;
+
+-- What became of each tick. That there is one row for one tick is what makes one job of it, however many runners there are.
+CREATE TABLE tick (
+    schedule TEXT    NOT NULL,
+    at       REAL    NOT NULL,                 -- the time it stands for
+    job      INTEGER,                          -- NULL where none was made
+    outcome  TEXT    NOT NULL,                 -- queued | skipped | missed
+    reason   TEXT,
+    open     INTEGER NOT NULL DEFAULT 0,       -- whether its job has not ended
+    PRIMARY KEY (schedule, at)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tick_job  ON tick (job)           WHERE job IS NOT NULL;
+CREATE INDEX tick_open ON tick (schedule, job) WHERE open;
+
+-- A job of a schedule has ended, or is tried again. When it has ended the one that waited for it may begin: in the same
+-- transaction, so that there is no moment at which two run, nor one at which nobody would begin.
+CREATE TRIGGER scheduled_job_ended
+AFTER UPDATE OF state ON job
+WHEN new.scheduled_for IS NOT NULL
+ AND (old.finished_at IS NULL) <> (new.finished_at IS NULL)
+BEGIN
+    UPDATE tick SET open = (new.finished_at IS NULL) WHERE job = new.id;
+    UPDATE job
+       SET state = 'queued', reason = NULL
+     WHERE new.finished_at IS NOT NULL
+       AND state = 'blocked'
+       AND waits_for IS NULL
+       AND id = (SELECT min(later.job)
+                   FROM tick AS own
+                        JOIN tick AS later ON later.schedule = own.schedule AND later.open
+                  WHERE own.job = new.id);
+END;

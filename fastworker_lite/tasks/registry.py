@@ -13,6 +13,7 @@ from typing import Any, TypeVar, overload
 
 from ..errors import ConfigError
 from ..options import JobOptions
+from ..schedule import FIELDS, Schedule
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,6 +29,8 @@ class Task:
     #: Called in the worker with the task's arguments, before the task.
     after: Callable[..., Any] | None = None
     #: Called in the worker with the task's result, after it succeeded.
+    schedule: Schedule | None = None
+    #: When it is called by the clock, without arguments.
 
     @property
     def is_async(self) -> bool:
@@ -44,17 +47,19 @@ class TaskRegistry:
     def register(self, function: Callable[..., Any], name: str | None = None, **declared: Any) -> Task:
         """Make *function* callable as *name* (its own name by default). The last registration of a name wins.
 
-        Raises `ConfigError` for an option that does not exist.
+        Raises `ConfigError` for an option that does not exist, and for a schedule that cannot be.
         """
         if not callable(function):
             raise ConfigError(f"a task must be a function, got {function!r}")
         before, after = declared.pop("before", None), declared.pop("after", None)
+        when = {key: declared.pop(key) for key in FIELDS.intersection(declared)}
         task = Task(
             name=name or function.__name__,
             function=function,
             options=JobOptions.parse_for_tasks(declared),
             before=before,
             after=after,
+            schedule=_schedule(function, when) if when else None,
         )
         known = self._tasks.get(task.name)
         if known is not None and not _is_same_definition(known.function, function):
@@ -88,6 +93,17 @@ class TaskRegistry:
         return list(self._tasks.values())
 
 
+def _schedule(function: Callable[..., Any], when: dict[str, Any]) -> Schedule:
+    schedule = Schedule.parse(when)
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise ConfigError(f"a task with a schedule is called without arguments: {error}") from None
+    except ValueError:  # a built-in function, which has no signature to look at
+        pass
+    return schedule
+
+
 def _is_same_definition(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
     """A module that was loaded again registers the same functions again; that is no surprise to anybody."""
     return (old.__module__, getattr(old, "__qualname__", None)) == (
@@ -108,7 +124,9 @@ def task(function: Any = None, /, **declared: Any) -> Any:
     """Declare a function as a task: `@task`, `@task()`, `@task("name")` or `@task(name=…, priority=…, retries=…)`.
 
     Returns the function itself, which can still be called directly. `before=` is called in the worker with the task's
-    arguments, `after=` with its result. The other keywords are the defaults of the task's jobs; see `JobOptions`.
+    arguments, `after=` with its result. `cron="0 9 * * MON"` (with `timezone=`) or `repeat_interval=` seconds have it
+    called by the clock, without arguments, by a runner that knows it; see `Schedule` for what else there is. The other
+    keywords are the defaults of the task's jobs; see `JobOptions`.
     """
     if callable(function):
         task_registry.register(function, **declared)
