@@ -195,19 +195,23 @@ def _read_python(table: Mapping[str, Any], options: JobOptions, faults: dict[str
 # ---- where in the file
 
 
-def place(config: Config, problem: Problem) -> str:
+def place(config: Config, problem: Problem, *, is_field_named: bool = True) -> str:
     """`fastworker.toml:14: cron.nightly-backup.schedule: `, as far as it is known."""
-    field = f".{problem.field}" if problem.field else ""
-    what = f"cron.{problem.name}{field}: "
+    field = f".{problem.field}" if problem.field and is_field_named else ""
     if config.path is None:
-        return what
+        return f"cron.{problem.name}{field}: "
+    line, near = line_of(config, problem), os.path.relpath(config.path)
+    file = config.path if near.startswith(os.pardir) else near
+    return f"{file}:{f'{line}:' if line else ''} cron.{problem.name}{field}: "
+
+
+def line_of(config: Config, problem: Problem) -> int | None:
+    """The line of the configuration in which the setting stands, or its table; None where it is not to be found."""
     try:
-        with open(config.path, encoding="utf-8-sig") as file:
-            line = _line_of(file.read().splitlines(), problem)
+        with open(config.path or "", encoding="utf-8-sig") as file:
+            return _line_of(file.read().splitlines(), problem)
     except (OSError, ValueError):
-        line = None
-    near = os.path.relpath(config.path)
-    return f"{config.path if near.startswith(os.pardir) else near}:{f'{line}:' if line else ''} {what}"
+        return None
 
 
 def _line_of(lines: Sequence[str], problem: Problem) -> int | None:

@@ -11,6 +11,10 @@ import typer
 
 from . import (
     cancelling,
+    cron,
+    cron_check,
+    cron_import,
+    cron_next,
     details,
     draining,
     explaining,
@@ -76,3 +80,13 @@ listeners.callback(invoke_without_command=True)(telling.list_listeners)
 for name in ("add", "remove", "pause", "resume", "redeliver"):
     listeners.command(name, cls=Command, context_settings=_SETTINGS)(getattr(telling, name))
 app.add_typer(listeners, name="listeners")
+
+schedules = typer.Typer(cls=Group, rich_markup_mode=None, context_settings=_SETTINGS)
+schedules.callback(invoke_without_command=True)(cron.without_command)
+schedules.command("list", cls=Command, context_settings=_SETTINGS)(cron.list_schedules)
+schedules.command("next", cls=Command, context_settings=_SETTINGS)(cron_next.next_ticks)
+schedules.command("check", cls=Command, context_settings=_SETTINGS)(cron_check.check)
+schedules.command("import", cls=Command, context_settings=_SETTINGS)(cron_import.import_crontab)
+for name in ("run", "pause", "resume", "history"):
+    schedules.command(name, cls=Command, context_settings=_SETTINGS)(getattr(cron, name))
+app.add_typer(schedules, name="cron")
