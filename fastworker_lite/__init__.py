@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .errors import FastWorkerError as FastWorkerError
     from .errors import ForkedError as ForkedError
     from .errors import JobCancelled as JobCancelled
+    from .errors import JobExists as JobExists
     from .errors import JobFailed as JobFailed
     from .errors import JobNotFound as JobNotFound
     from .errors import NotInJob as NotInJob
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .errors import SerializationError as SerializationError
     from .errors import StorageError as StorageError
     from .errors import StorageFull as StorageFull
+    from .graph import call as call
     from .listener import CallbackListener as CallbackListener
     from .listener import SyncCallbackListener as SyncCallbackListener
     from .sync import SyncClient as SyncClient
@@ -65,6 +67,7 @@ _WHERE = {
     "CallbackListener": "listener",
     "SyncCallbackListener": "listener",
     "SyncClient": "sync",
+    "call": "graph",
     "current_job": "current",
     "CallbackInfo": "tasks.models",
     "TaskPriority": "tasks.models",
@@ -86,6 +89,7 @@ _WHERE = {
         "NotInJob",
         "NotOurDatabase",
         "PayloadTooLarge",
+        "JobExists",
         "QueueFull",
         "ResultTimeout",
         "Retry",

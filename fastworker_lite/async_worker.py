@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TextIO, cast
 
@@ -24,8 +25,9 @@ from .output import JobStream, log_to_stderr
 from .processes import WorkerSetup
 from .serialization import Target
 from .sockets import Waker, drain
-from .store import cancelling, settling
+from .store import cancelling, queries, settling
 from .store.connection import Connection
+from .store.queries import Ended
 from .worker import kill_grace, resident_bytes, stop_descriptor, store_patiently
 
 #: Jobs in one claim: their results come back in as few transactions.
@@ -123,6 +125,9 @@ class AsyncWorker:
         if not target.is_async:
             self._report.misplaced.append(job)
             return
+        if (limited := execution.under_its_tasks_limits(job, target)) is not None:
+            self._report.limited.append(limited)
+            return
         told = job.over(target.options)
         is_news = told.on_lost == "fail" and job.on_lost is None
         task = asyncio.get_running_loop().create_task(self._await(told, target, is_news), name=f"job {job.id}")
@@ -146,10 +151,11 @@ class AsyncWorker:
     async def _await(self, job: Claimed, target: Target, must_be_kept_from_rerun: bool) -> None:
         if must_be_kept_from_rerun:
             await self._keep_from_rerun(job)
+        results = await self._results(execution.parents_whose_results(job))
         current = CurrentJob(job, self._port)
         enter_job(current)
         try:
-            outcome = await execution.run_coroutine(job, target, self._setup.max_result)
+            outcome = await execution.run_coroutine(job, target, self._setup.max_result, results)
         finally:
             if os.getpid() != self._pid:
                 os._exit(0)  # the task forked and its child came back here
@@ -157,6 +163,12 @@ class AsyncWorker:
             for stream in self._streams:
                 stream.end(current.id, job.attempt, self._setup.max_log)
         self._report.outcomes.append(outcome)
+
+    async def _results(self, parents: list[int]) -> Sequence[Ended]:
+        if not parents:
+            return ()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._connection.read, queries.ended, parents)
 
     async def _keep_from_rerun(self, job: Claimed) -> None:
         """Its submitter may not have known that it must not be started twice; that has to be on disk first."""

@@ -48,7 +48,7 @@ class Estimates:
         return found[:count]
 
     def _expected(self, job: Claimed) -> float:
-        if job.timeout is not None or job.on_lost == "fail" or job.kind == Kind.COMMAND:
+        if job.timeout is not None or job.on_lost == "fail" or job.kind == Kind.COMMAND or job.limits is not None:
             return _LONG  # alone: it may be ended by force, or must not be claimed before its turn
         return self._seconds.get(job.task, _LONG)
 
@@ -75,6 +75,10 @@ class Batch:
     def misplace(self, job: Claimed) -> None:
         with self._lock:
             self._report.misplaced.append(job)
+
+    def limit(self, job: Claimed) -> None:
+        with self._lock:
+            self._report.limited.append(job)
 
     def not_know(self, job: Claimed) -> None:
         with self._lock:

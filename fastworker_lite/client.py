@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from . import config as configuration
-from . import declarations, producer, schedules
+from . import declarations, producer, relay, schedules
 from .config import Config
 from .endings import close_when_main_thread_ends
-from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
+from .errors import ConfigError, FastWorkerError, ForkedError, JobNotFound, ResultTimeout
 from .events import events_of
+from .graph import Call, build_calls, chained, joined
 from .job import Attempt, NewJob, Progress, State, task_status
 from .logs import log_lines
-from .options import JobOptions, parse_priority_name
+from .options import JobOptions, parse_priority_name, parse_queue
 from .paths import SidePaths
 from .producer import Submission
 from .results import ResultWaiter
@@ -30,12 +32,15 @@ from .runner import Runner, serving_runner
 from .sockets import Waker
 from .store import events as event_store
 from .store import listeners as listener_store
-from .store import queries
+from .store import queries, relays
+from .store import queues as queue_store
 from .store import schedules as schedule_store
 from .store.bridge import AsyncConnection, SharedCommit
 from .store.connection import Connection
 from .store.listeners import ENDS, Listener
 from .store.queries import Ended
+from .store.queues import Queue
+from .store.submitting import Stored
 from .tasks.models import CallbackInfo, TaskPriority, TaskResult, TaskStatus
 
 P = ParamSpec("P")
@@ -107,7 +112,7 @@ class Client:
                 connection = AsyncConnection(self.database, durability=self.config.durability)
                 self._connection = connection
                 self._opening: asyncio.Task[None] = asyncio.get_running_loop().create_task(connection.open())
-                self._commits = SharedCommit(connection, self._submit_together)
+                self._commits: SharedCommit[Submission, Stored] = SharedCommit(connection, self._submit_together)
         if is_new or not self._opening.done():
             try:
                 await asyncio.shield(self._opening)
@@ -187,7 +192,7 @@ class Client:
         connection = await self._open()
         waiter = self._waiter(connection)
         pokes = waiter.pokes
-        (job_id,) = await self._commits.submit(Submission([job], waiter.address))
+        (job_id,) = (await self._commits.submit(Submission([job], waiter.address))).ids
         seconds = self.timeout if timeout is None else timeout
         try:
             async with asyncio.timeout(seconds):
@@ -214,7 +219,7 @@ class Client:
         """Store a call of a task and return its id. It is on disk when this returns."""
         job = self._compat_job(task_name, args, kwargs, priority, eta, countdown)
         await self._open()
-        (job_id,) = await self._commits.submit(Submission([job]))
+        (job_id,) = (await self._commits.submit(Submission([job]))).ids
         return str(job_id)
 
     async def delay_with_callback(
@@ -237,7 +242,7 @@ class Client:
         callback = {"callback": callback_address, "callback_data": callback_data}
         job = self._compat_job(task_name, args, kwargs, priority, eta, countdown, callback)
         await self._open()
-        (job_id,) = await self._commits.submit(Submission([job]))
+        (job_id,) = (await self._commits.submit(Submission([job]))).ids
         return str(job_id)
 
     async def submit_batch(
@@ -262,7 +267,7 @@ class Client:
         if not built:
             return []
         await self._open()
-        return [str(job_id) for job_id in await self._commits.submit(Submission(built))]
+        return [str(job_id) for job_id in (await self._commits.submit(Submission(built))).ids]
 
     async def cancel_task(self, task_id: str) -> bool:
         """Cancel a task. True once it has ended as cancelled; False when it ended otherwise first, or is unknown.
@@ -444,13 +449,85 @@ class Client:
             raise JobNotFound(str(job_id))
         return JobHandle(self, number)
 
+    # ---- queues
+
+    async def queues(self) -> list[Queue]:
+        """Every queue with its settings and how many jobs it has. A queue is made by the first job that names it."""
+        return await (await self._open()).read(queue_store.everybody)
+
+    async def set_queue(self, name: str, **settings: Any) -> None:
+        """Set `workers` (so many of its jobs run at a time), `max_length` (so many may be queued) and `rate` ("10/s").
+
+        None takes a limit away. They stay until they are set anew; those of the runner's configuration come back with it.
+        """
+        await self._change_queue(name, producer.queue_settings(settings))
+
+    async def pause_queue(self, name: str) -> None:
+        """Begin no more of this queue's jobs, until `resume_queue`; what runs goes on. Stays so over restarts."""
+        await self._change_queue(name, {"paused": 1})
+
+    async def resume_queue(self, name: str) -> None:
+        """Begin this queue's jobs again."""
+        await self._change_queue(name, {"paused": 0})
+
+    async def _change_queue(self, name: str, settings: dict[str, int | str | None]) -> None:
+        await (await self._open()).run(producer.change_queue, self._waker, parse_queue(name), settings)
+
+    async def remove_queue(self, name: str) -> bool:
+        """Forget a queue and its settings. False when there is none, or while jobs of it have not ended."""
+        return await (await self._open()).write(queue_store.remove, name) == 0
+
+    # ---- calls that wait for each other
+
+    async def submit_in(self, connection: Any, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Submit a call within a transaction of *connection*, to the application's own SQLite database.
+
+        There is a job once that transaction has committed, exactly one, and none if it rolls back: a runner brings it over.
+        *connection* is one of `sqlite3` or `aiosqlite`, to a file. Returns a key: `find` leads to the job.
+        """
+        return await self.options().submit_in(connection, fn, *args, **kwargs)
+
+    async def find(self, key: str) -> JobHandle[Any] | None:
+        """The job that was submitted with this idempotency key, or by `submit_in`; None while there is none."""
+        number = await (await self._open()).read(relays.find, key)
+        return None if number is None else JobHandle(self, number)
+
+    async def submit_calls(self, calls: Sequence[Call]) -> list[JobHandle[Any]]:
+        """Store calls, see `call`, all or none, in one transaction. One may wait for those before it: `options(after=other)`."""
+        stored = await self._store(build_calls(calls, self.config))
+        return [JobHandle(self, number, created=number not in stored.existing) for number in stored.ids]
+
+    async def chain(self, *calls: Call) -> JobHandle[Any]:
+        """Store calls that run one after another, each with the result of the one before as its first argument.
+
+        Returns the handle of the last; its `parents` are those of the others. When one fails, the rest is cancelled.
+        """
+        *steps, last = await self.submit_calls(chained(calls))
+        last.parents = GroupHandle(steps)
+        return last
+
+    async def group(self, calls: Sequence[Call]) -> GroupHandle:
+        """Store calls that have nothing to do with each other, and return one handle to them all."""
+        return GroupHandle(await self.submit_calls(calls))
+
+    async def chord(self, calls: Sequence[Call], callback: Call) -> JobHandle[Any]:
+        """Store calls, and *callback*, which runs once they all have succeeded, with the list of their results, in order.
+
+        Returns the callback's handle; its `parents` are those of the calls.
+        """
+        *members, last = await self.submit_calls(joined(calls, callback))
+        last.parents = GroupHandle(members)
+        return last
+
     # ---- inside
 
-    async def _store(self, jobs: list[NewJob]) -> range:
+    async def _store(self, jobs: list[NewJob]) -> Stored:
         await self._open()
         return await self._commits.submit(Submission(jobs))
 
-    def _submit_together(self, connection: Connection, submissions: Sequence[Submission]) -> list[range]:
+    def _submit_together(
+        self, connection: Connection, submissions: Sequence[Submission]
+    ) -> list[Stored | FastWorkerError]:
         return producer.submit(connection, self._waker, submissions)
 
     def _waiter(self, connection: AsyncConnection) -> ResultWaiter:
@@ -489,15 +566,26 @@ class BoundOptions:
 
     async def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """As `Client.submit`, with these options."""
-        (number,) = await self._client._store([self._build(fn, args, kwargs)])
-        return JobHandle(self._client, number)
+        stored = await self._client._store([self._build(fn, args, kwargs)])
+        return JobHandle(self._client, stored.ids[0], created=not stored.existing)
 
     async def map(self, fn: Callable[[Any], R], items: Iterable[Any]) -> list[JobHandle[R]]:
         """As `Client.map`, with these options."""
         built = [self._build(fn, (item,), {}) for item in items]
         if not built:
             return []
-        return [JobHandle(self._client, number) for number in await self._client._store(built)]
+        stored = await self._client._store(built)
+        return [JobHandle(self._client, one, created=one not in stored.existing) for one in stored.ids]
+
+    async def submit_in(self, connection: Any, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """As `Client.submit_in`, with these options."""
+        row = relay.row_of(self._build(fn, args, kwargs))
+        cursor = await _done(connection.execute("PRAGMA database_list"))
+        path = relay.path_of(await _done(cursor.fetchall()))
+        await _done(connection.execute(relay.TABLE))
+        await _done(connection.execute(relay.INSERT, row))
+        await (await self._client._open()).run(relay.announce, self._client._waker, path)
+        return row[0]
 
     def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         config = self._client.config
@@ -507,9 +595,11 @@ class BoundOptions:
 class JobHandle(Generic[R]):
     """One submitted job. Awaiting it gives its result. Can be pickled."""
 
-    def __init__(self, client: Client, number: int) -> None:
+    def __init__(self, client: Client, number: int, *, created: bool = True) -> None:
         self._client = client
         self.number = number
+        self.created = created  # False when the submit led to a job that was there: see `unique` and `idempotency_key`
+        self.parents: GroupHandle = GroupHandle([])  # of a chain or a chord, the jobs that lead to this one
 
     @property
     def id(self) -> str:
@@ -570,6 +660,56 @@ class JobHandle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<JobHandle {self.number}>"
+
+
+class GroupHandle:
+    """Several submitted jobs. Awaiting it gives the list of their results, in order."""
+
+    def __init__(self, handles: Sequence[JobHandle[Any]]) -> None:
+        self.handles = list(handles)
+
+    def __len__(self) -> int:
+        return len(self.handles)
+
+    def __iter__(self) -> Iterator[JobHandle[Any]]:
+        return iter(self.handles)
+
+    def __getitem__(self, index: int) -> JobHandle[Any]:
+        return self.handles[index]
+
+    def __await__(self) -> Any:
+        return self.results().__await__()
+
+    async def results(self, timeout: float | None = None) -> list[Any]:
+        """The results in order. Raises what the first job that did not succeed raises, or `ResultTimeout`."""
+        try:
+            async with asyncio.timeout(timeout):
+                return [await handle.result() for handle in self.handles]
+        except TimeoutError as error:
+            raise ResultTimeout(self.handles[0].number, timeout or 0.0) from error
+
+    async def done(self) -> int:
+        """How many of the jobs have ended, however they did."""
+        if not self.handles:
+            return 0
+        connection = await self.handles[0]._client._open()
+        return await connection.read(queries.count_ended, [handle.number for handle in self.handles])
+
+    async def status(self) -> str:
+        """Such as `3/10 done`."""
+        return f"{await self.done()}/{len(self)} done"
+
+    async def cancel(self) -> int:
+        """Cancel those that have not ended. Returns how many that were."""
+        return sum([await handle.cancel() for handle in self.handles])
+
+    def __repr__(self) -> str:
+        return f"<GroupHandle of {len(self)} jobs>"
+
+
+async def _done(value: Any) -> Any:
+    """What a call of `sqlite3` returned, or what one of `aiosqlite` will."""
+    return await value if inspect.isawaitable(value) else value
 
 
 def _callback(given: CallbackInfo | str | None) -> dict[str, Any]:

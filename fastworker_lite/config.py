@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from .errors import ConfigError
-from .options import NO_OPTIONS, JobOptions, parse_queue
+from .options import NO_OPTIONS, JobOptions, parse_count, parse_queue, parse_rate
 
 FILE_NAME = "fastworker.toml"
 _PYPROJECT = "pyproject.toml"
@@ -53,6 +53,14 @@ class ListenerSetting(NamedTuple):
     task: str
     queue: str | None
     on: tuple[str, ...]
+
+
+class QueueSetting(NamedTuple):
+    """Limits of a queue that whoever runs jobs sets when it starts."""
+
+    name: str
+    limits: tuple[tuple[str, int | str], ...]
+    #: Of `workers`, `max_length` and `rate`, those that were given.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +132,8 @@ class Config:
     #: How long what is to be told waits for who is to be told.
     listener: tuple[ListenerSetting, ...] = ()
     #: Who is told of ended jobs, beside those that register themselves.
+    queue: tuple[QueueSetting, ...] = ()
+    #: Limits of single queues.
     keep: Keep = Keep()
     #: How long jobs that have ended are kept.
     hooks: Hooks = Hooks()
@@ -351,6 +361,34 @@ def _table(kind: type[Any], rules: dict[str, Callable[[object], Any]]) -> Callab
     return rule
 
 
+def _queue_settings(value: object) -> tuple[QueueSetting, ...]:
+    if isinstance(value, tuple):
+        return value
+    if not isinstance(value, dict):
+        raise ConfigError(f"must be tables such as [queue.io], got {_shown(value)}")
+    return tuple(_queue_setting(name, table) for name, table in value.items())
+
+
+_QUEUE_RULES: dict[str, Callable[[str, object], Any]] = {
+    "workers": parse_count,
+    "max_length": parse_count,
+    "rate": parse_rate,
+}
+
+
+def _queue_setting(name: str, table: object) -> QueueSetting:
+    if not isinstance(table, dict):
+        raise ConfigError(f"holds {name}, which must be a table with {', '.join(_QUEUE_RULES)}, got {_shown(table)}")
+    if unknown := table.keys() - _QUEUE_RULES.keys():
+        raise ConfigError(
+            f"holds {name}, which has no setting {_shown(min(unknown))}; it may have {', '.join(_QUEUE_RULES)}"
+        )
+    try:
+        return QueueSetting(parse_queue(name), tuple((key, _QUEUE_RULES[key](key, one)) for key, one in table.items()))
+    except ConfigError as error:
+        raise ConfigError(f"holds {name}, whose {error}") from None
+
+
 def _listeners(value: object) -> tuple[ListenerSetting, ...]:
     if isinstance(value, tuple):
         return value
@@ -411,6 +449,7 @@ _RULES: dict[str, Callable[[object], Any]] = {
     "max_memory_per_worker": _whole(0, 2**50, " (0 is no limit)"),
     "callbacks": _table(Callbacks, {"max_age": _seconds, "max_events": _whole(1, 10**9)}),
     "listener": _listeners,
+    "queue": _queue_settings,
     "keep": _table(
         Keep,
         {

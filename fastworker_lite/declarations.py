@@ -19,7 +19,7 @@ from .commands import read_command
 from .config import Config, CronSetting, read_option
 from .errors import ConfigError, FastWorkerError, SerializationError
 from .job import Lane, NewJob
-from .options import NO_OPTIONS, JobOptions
+from .options import NO_OPTIONS, OF_ONE_JOB, JobOptions
 from .schedule import Schedule
 from .store.schedules import NewSchedule
 from .tasks.registry import task_registry
@@ -30,7 +30,7 @@ log = logging.getLogger("fastworker_lite")
 _WHAT = ("command", "shell", "python")
 _OF_WHAT = (*_WHAT, "args", "kwargs", "cwd", "env", "env_file")
 _WHEN = schedule_module.FIELDS - {"repeat_interval"}
-_OPTIONS = {field.name for field in fields(JobOptions)} - {"delay", "eta", "name"}
+_OPTIONS = {field.name for field in fields(JobOptions)} - OF_ONE_JOB
 
 
 class Problem(NamedTuple):

@@ -15,6 +15,7 @@
     │   └── NotOurDatabase               the path names some other file
     ├── SchemaTooNew                     upgrade this package
     ├── QueueFull                        drain the queue or raise its limit
+    ├── JobExists                        there is a job with this unique key already
     └── ForkedError                      open a new client in the child
 
 Each message is a rule and the value that broke it, or a fact and its remedy.
@@ -145,7 +146,25 @@ class SchemaTooNew(FastWorkerError):
 
 
 class QueueFull(FastWorkerError):
-    """The queue holds as many jobs as it may."""
+    """The queue holds as many jobs as it may; nothing was stored."""
+
+    def __init__(self, queue: str, most: int) -> None:
+        super().__init__(f'queue "{queue}" may hold {most} jobs, its max_length; drain it or raise the limit')
+        self.queue, self.most = queue, most
+
+    def __reduce__(self) -> tuple[type[QueueFull], tuple[str, int]]:
+        return QueueFull, (self.queue, self.most)
+
+
+class JobExists(FastWorkerError):
+    """A job with this unique key is waiting or running, and `on_conflict` says "fail"; nothing was stored."""
+
+    def __init__(self, job_id: int | str, key: str) -> None:
+        super().__init__(f'job {job_id} has the unique key "{key}" already; wait for its end, or cancel it')
+        self.job_id, self.key = str(job_id), key
+
+    def __reduce__(self) -> tuple[type[JobExists], tuple[str, str]]:
+        return JobExists, (self.job_id, self.key)
 
 
 class ForkedError(FastWorkerError):

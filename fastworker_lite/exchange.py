@@ -16,7 +16,7 @@ from . import leases, serialization
 from .errors import SerializationError
 from .job import Claimed, Failure, Lane, Outcome
 from .sockets import Waker
-from .store import jobs, listeners, runners, settling, waiters
+from .store import dependencies, jobs, listeners, runners, settling, waiters
 from .store.connection import Connection
 from .store.jobs import Wanted
 from .store.runners import Addresses
@@ -38,11 +38,15 @@ class Report:
     #: Whose task this worker does not know.
     interrupted: list[Claimed] = field(default_factory=list)
     #: Stopped half-way.
+    limited: list[Claimed] = field(default_factory=list)
+    #: Not begun: with the limits that their task has and their submitter did not know.
     is_heard: bool = False
     #: Whether a listener is registered now.
 
     def __bool__(self) -> bool:
-        return bool(self.outcomes or self.returned or self.misplaced or self.unknown or self.interrupted)
+        return bool(
+            self.outcomes or self.returned or self.misplaced or self.unknown or self.interrupted or self.limited
+        )
 
 
 @dataclass(slots=True)
@@ -88,6 +92,9 @@ class Exchange:
         write = self._connection.write if report else self._connection.write_fast
         self._complete(report)
         claimed, pokes = write(self._transact, report, wanted, time.time())
+        while claimed is None:  # so far it has only put jobs aside for their limits
+            self._tell(pokes)
+            claimed, pokes = write(self._transact, Report(), wanted, time.time())
         if any(job.on_lost == "fail" for job in claimed):
             self._connection.sync(always=not report)  # at most once: this claim must survive before the job begins
         self._tell(pokes)
@@ -107,11 +114,15 @@ class Exchange:
 
     def _transact(
         self, sql: sqlite3.Connection, report: Report, wanted: Wanted | None, now: float
-    ) -> tuple[list[Claimed], _Pokes]:
+    ) -> tuple[list[Claimed] | None, _Pokes]:
         pokes = _Pokes()
         if report:
             self._settle(sql, report, pokes, now)
-        return ([] if wanted is None else jobs.claim(sql, wanted, now)), pokes
+        before = sql.total_changes
+        claimed = [] if wanted is None else jobs.claim(sql, wanted, now)
+        if not claimed and sql.total_changes > before:
+            pokes.runners = runners.addresses(sql)  # jobs were put aside: for a rate, the time has to be minded
+        return claimed, pokes
 
     def _settle(self, sql: sqlite3.Connection, report: Report, pokes: _Pokes, now: float) -> None:
         outcomes = report.outcomes
@@ -120,17 +131,23 @@ class Exchange:
             outcomes = outcomes if outcome is None else [*outcomes, outcome]
         if outcomes:
             settling.settle(sql, outcomes)
-            pokes.waiters = waiters.take(sql, (outcome.job.id for outcome in outcomes))
+            followed = dependencies.resolve(sql, now)
+            pokes.waiters = waiters.take(sql, [*(outcome.job.id for outcome in outcomes), *followed.cancelled])
+            if followed or any(outcome.job.limits is not None for outcome in outcomes):
+                pokes.runners = pokes.tellers = runners.addresses(sql)
         settling.give_back(sql, report.returned)
         settling.interrupt(sql, report.interrupted, now)
         for job in report.misplaced:
             settling.change_lane(sql, job, Lane(1 - self._lane))
+        for job in report.limited:
+            settling.set_limits(sql, job)
         if report.is_heard or any(outcome.job.is_told for outcome in outcomes):
             pokes.tellers = runners.addresses(sql)
-        if report.returned or report.interrupted or report.misplaced:  # some may have been cancelled meanwhile
-            back = (job.id for job in (*report.returned, *report.interrupted, *report.misplaced))
-            pokes.waiters |= waiters.take(sql, back)
-        if report.returned or report.misplaced or report.unknown or any(map(_may_be_scheduled, outcomes)):
+        back = (*report.returned, *report.interrupted, *report.misplaced, *report.limited)
+        if back:  # some may have been cancelled meanwhile
+            cancelled = dependencies.resolve(sql, now).cancelled
+            pokes.waiters |= waiters.take(sql, [*(job.id for job in back), *cancelled])
+        if back or report.unknown or any(map(_may_be_scheduled, outcomes)):
             pokes.runners = runners.addresses(sql)
 
     def _place_unknown(self, sql: sqlite3.Connection, job: Claimed, now: float) -> Outcome | None:

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import signal
 import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import serialization
-from .errors import Cancel, Retry, SerializationError
-from .job import Claimed, Command, Failure, Outcome, utc
+from .errors import Cancel, ConfigError, Retry, SerializationError
+from .job import Claimed, Command, Failure, Outcome, State, utc
+from .limits import group_of, limits_of
 from .options import Policy
 from .serialization import Target
+from .store.queries import Ended
 from .tasks.registry import task_registry
 
 #: Characters kept of an exception's text, and of its traceback.
@@ -76,11 +79,27 @@ def _parents(module: str) -> set[str]:
     return {".".join(parts[: length + 1]) for length in range(len(parts))}
 
 
-def run_call(job: Claimed, target: Target, max_result: int) -> Outcome:
-    """Call the function with the job's arguments."""
-    started = time.time()
+def under_its_tasks_limits(job: Claimed, target: Target) -> Claimed | None:
+    """The job with the limits of its task, which its submitter did not know; None when there is nothing to add.
+
+    A key that cannot be made of the arguments leaves the limit to the task as a whole.
+    """
+    options = target.options
+    if job.limits is not None or (options.lock is None and options.concurrency is None and options.rate is None):
+        return None
     try:
         args, kwargs = serialization.decode_call(job.payload)
+        group = group_of(options.key, target.function, args, kwargs)
+    except (SerializationError, ConfigError):
+        group = None
+    return job._replace(limits=limits_of(job.task, options, group))
+
+
+def run_call(job: Claimed, target: Target, max_result: int, results: Sequence[Ended] = ()) -> Outcome:
+    """Call the function with the job's arguments, after those that are the *results* of other jobs."""
+    started = time.time()
+    try:
+        args, kwargs = _arguments(job, results)
         if target.before is not None:
             target.before(*args, **kwargs)
         value = target.function(*args, **kwargs)
@@ -91,7 +110,28 @@ def run_call(job: Claimed, target: Target, max_result: int) -> Outcome:
     return _succeeded(job, value, started, max_result)
 
 
-async def run_coroutine(job: Claimed, target: Target, max_result: int) -> Outcome:
+def parents_whose_results(job: Claimed) -> list[int]:
+    """The ids of the jobs whose results this one takes."""
+    wanted = json.loads(job.inputs or "[]")
+    return wanted if isinstance(wanted, list) else [wanted]
+
+
+def _arguments(job: Claimed, results: Sequence[Ended]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args, kwargs = serialization.decode_call(job.payload)
+    if job.inputs is None:
+        return args, kwargs
+    found = {one.job.id: one for one in results}
+    values = [_result_of(number, found.get(number)) for number in parents_whose_results(job)]
+    return (values if job.inputs.startswith("[") else values[0], *args), kwargs
+
+
+def _result_of(number: int, ended: Ended | None) -> Any:
+    if ended is None or ended.job.state is not State.SUCCEEDED:
+        raise SerializationError(f"the result of job {number}, which this one needs, is not there any more")
+    return serialization.read_result(number, ended.result, ended.result_checksum)
+
+
+async def run_coroutine(job: Claimed, target: Target, max_result: int, results: Sequence[Ended] = ()) -> Outcome:
     """Await the coroutine function with the job's arguments, for as long as the job may take.
 
     A cancellation from outside passes through.
@@ -99,7 +139,7 @@ async def run_coroutine(job: Claimed, target: Target, max_result: int) -> Outcom
     started = time.time()
     timer = asyncio.timeout(job.timeout)
     try:
-        args, kwargs = serialization.decode_call(job.payload)
+        args, kwargs = _arguments(job, results)
         async with timer:
             if target.before is not None:
                 await _called(target.before, *args, **kwargs)

@@ -17,7 +17,7 @@ from .errors import QueueFull
 from .job import Lane, NewJob
 from .schedule import ON_TIME, Schedule, short_duration
 from .sockets import Waker
-from .store import cancelling, jobs, outbox, runners, schedules, ticks, waiters
+from .store import cancelling, dependencies, jobs, outbox, runners, schedules, submitting, ticks, waiters
 from .store.runners import Addresses
 from .store.schedules import Row
 from .store.ticks import Tick
@@ -173,6 +173,8 @@ class Firing:
             if isinstance(error, QueueFull)
         ]
         ticks.add(self._sql, self._noted)
+        if self._cancelled:
+            self._cancelled += dependencies.resolve(self._sql, self._now).cancelled
         lanes = [one.job.lane for one, _ in made if not one.is_held]
         return Fired(
             (lanes.count(Lane.SYNC), lanes.count(Lane.ASYNC)),
@@ -187,6 +189,7 @@ class Firing:
             return []
         try:
             self._sql.execute("SAVEPOINT made")
+            submitting.check_room(self._sql, new)
             return list(jobs.insert(self._sql, new, self._now))
         except QueueFull as error:
             self._sql.execute("ROLLBACK TO made")

@@ -20,9 +20,10 @@ import sys
 from .config import Hooks
 from .errors import FastWorkerError
 from .paths import SidePaths
-from .store import outbox
+from .store import events, outbox
 from .store.bridge import AsyncConnection
 from .store.outbox import Message
+from .watches import FileWatch
 
 log = logging.getLogger("fastworker_lite")
 
@@ -37,7 +38,9 @@ PARTING = 2.0
 class HookRunner:
     """Runs what is configured for each ended job, one after another."""
 
-    def __init__(self, hooks: Hooks, connection: AsyncConnection, paths: SidePaths) -> None:
+    def __init__(self, hooks: Hooks, connection: AsyncConnection, paths: SidePaths, lease: str) -> None:
+        """*lease* is the runner's: what is registered for the hooks is so for its lifetime."""
+        self._lease = lease
         self._hooks = hooks
         self._connection = connection
         self._paths = paths
@@ -48,6 +51,7 @@ class HookRunner:
     def start(self) -> None:
         """Begin with what waits."""
         self._task = asyncio.get_running_loop().create_task(self._work())
+        self._starts = asyncio.get_running_loop().create_task(self._ping_starts()) if self._hooks.ping else None
 
     def wake(self) -> None:
         """There may be something new."""
@@ -57,6 +61,9 @@ class HookRunner:
         """Finish what runs, and what waits for a moment; the rest is for the next runner."""
         self._is_closing = True
         self._news.set()
+        if self._starts is not None:
+            self._starts.cancel()
+            await asyncio.wait([self._starts])
         _, late = await asyncio.wait([self._task], timeout=PARTING)
         if late:
             self._task.cancel()
@@ -84,7 +91,7 @@ class HookRunner:
         for argv in await self._commands(message):
             await self._run(argv, message)
         if self._hooks.ping:
-            await self._ping(f"{self._hooks.ping.rstrip('/')}/{0 if message.state == 'succeeded' else 1}", message)
+            await self._ping(str(await self._connection.read(_exit_status, message)), message.job)
 
     async def _commands(self, message: Message) -> list[tuple[str, ...]]:
         found: list[tuple[str, ...]] = []
@@ -99,48 +106,101 @@ class HookRunner:
         return found
 
     async def _run(self, argv: tuple[str, ...], message: Message) -> None:
+        if problem := await run_command(argv, message, self._paths, self._hooks.timeout):
+            log.warning("the hook of job %d: %s", message.job, problem)
+
+    async def _ping(self, what: str, job: int) -> None:
+        if problem := await ping(self._hooks, what):
+            log.warning("the ping of job %d: %s", job, problem)
+
+    async def _ping_starts(self) -> None:
+        """Ping for each job that begins, as long as this runner leads. Only the log of events tells of that."""
+        happened = asyncio.Event()
+        watch = FileWatch(self._paths.wal)
+        asyncio.get_running_loop().add_reader(watch.fileno(), happened.set)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                env=os.environ | self._variables(message),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except OSError as error:
-            log.warning("the hook %s of job %d did not start: %s", argv[0], message.job, error)
-            return
-        try:
-            async with asyncio.timeout(self._hooks.timeout):
-                await process.communicate(json.dumps(as_dict(message)).encode() + b"\n")
-            if process.returncode:
-                log.warning("the hook %s of job %d ended with %d", argv[0], message.job, process.returncode)
-        except TimeoutError:
-            log.warning("the hook %s of job %d took more than %g s", argv[0], message.job, self._hooks.timeout)
-        except OSError:
-            pass  # it does not read what it is told
+            await self._connection.write(events.follow, NAME, self._lease)
+            offset = await self._connection.read(events.newest)
+            while True:
+                watch.clear()
+                watch.arm()
+                happened.clear()
+                page = await self._connection.read(events.after, offset, 100)
+                for event in page:
+                    offset = event.offset
+                    if event.event == "started":
+                        await self._ping("start", event.job)
+                if not page:
+                    await happened.wait()
+        except FastWorkerError as error:
+            log.warning("no more starts are pinged: %s", error)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)
-            await process.wait()
+            asyncio.get_running_loop().remove_reader(watch.fileno())
+            watch.close()
+            with contextlib.suppress(FastWorkerError):
+                await self._connection.write(events.unfollow, NAME)
 
-    def _variables(self, message: Message) -> dict[str, str]:
-        return {
-            "FWL_JOB_ID": str(message.job),
-            "FWL_JOB_NAME": message.task,
-            "FWL_JOB_STATE": message.state,
-            "FWL_JOB_REASON": message.reason or "",
-            "FWL_JOB_LOG": self._paths.log(message.job, message.attempt, "err"),
-            "FWL_ATTEMPT": str(message.attempt),
-            "FWL_DB": self._paths.database,
-        }
 
-    async def _ping(self, url: str, message: Message) -> None:
-        try:
-            await asyncio.to_thread(_post, url, self._hooks.timeout)
-        except (OSError, ValueError) as error:
-            log.warning("the ping of job %d to %s failed: %s", message.job, url, error)
+async def run_command(argv: tuple[str, ...], message: Message, paths: SidePaths, seconds: float) -> str | None:
+    """Run one hook to its end, or to the end of its time. Returns what went wrong."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            env=os.environ | _variables(message, paths),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return f"{argv[0]} did not start: {error}"
+    try:
+        async with asyncio.timeout(seconds):
+            await process.communicate(json.dumps(as_dict(message)).encode() + b"\n")
+        return f"{argv[0]} ended with {process.returncode}" if process.returncode else None
+    except TimeoutError:
+        return f"{argv[0]} took more than {seconds:g} s"
+    except OSError:
+        return None  # it does not read what it is told
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        await process.wait()
+
+
+def _variables(message: Message, paths: SidePaths) -> dict[str, str]:
+    return {
+        "FWL_JOB_ID": str(message.job),
+        "FWL_JOB_NAME": message.task,
+        "FWL_JOB_STATE": message.state,
+        "FWL_JOB_REASON": message.reason or "",
+        "FWL_JOB_LOG": paths.log(message.job, message.attempt, "err"),
+        "FWL_ATTEMPT": str(message.attempt),
+        "FWL_DB": paths.database,
+    }
+
+
+async def ping(hooks: Hooks, what: str) -> str | None:
+    """Post to the configured URL: `start`, or how it ended. Returns what went wrong."""
+    url = f"{hooks.ping.rstrip('/')}/{what}"
+    try:
+        await asyncio.to_thread(_post, url, hooks.timeout)
+    except (OSError, ValueError) as error:
+        return f"{url}: {error}"
+    return None
+
+
+async def try_hooks(hooks: Hooks, database: str, sample: Message) -> list[str]:
+    """Run everything that is configured once, with a job that never was. Returns what went wrong."""
+    paths = SidePaths.of(database)
+    notice = desktop_notice("fwl notify test", "This is how a failed job would be shown.") if hooks.desktop else None
+    commands = [hooks.on_success, hooks.on_failure, hooks.on_recovered, notice or ()]
+    problems = [await run_command(argv, sample, paths, hooks.timeout) for argv in commands if argv]
+    if hooks.desktop and notice is None:
+        problems.append("desktop: there is no notify-send on PATH")
+    if hooks.ping:
+        problems += [await ping(hooks, "start"), await ping(hooks, "0")]
+    return [problem for problem in problems if problem is not None]
 
 
 def _post(url: str, seconds: float) -> None:
@@ -171,6 +231,16 @@ def desktop_notice(title: str, text: str) -> tuple[str, ...] | None:
         return ("osascript", "-e", script)
     program = shutil.which("notify-send")
     return (program, "--", title, text) if program else None
+
+
+def _exit_status(sql: sqlite3.Connection, message: Message) -> int:
+    """A command's exit status; 0 and 1 for everything else."""
+    row = sql.execute(
+        "SELECT exit_code FROM job WHERE id = ? AND attempt = ?", (message.job, message.attempt)
+    ).fetchone()
+    if row is not None and row[0] is not None:
+        return int(row[0])
+    return 0 if message.state == "succeeded" else 1
 
 
 def _had_failed(sql: sqlite3.Connection, message: Message) -> bool:

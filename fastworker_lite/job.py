@@ -79,6 +79,16 @@ class Command:
         return self.shell if self.shell is not None else shlex.join(self.argv or [])
 
 
+class Parent(NamedTuple):
+    """A job that another one waits for."""
+
+    number: int
+    kind: str
+    #: How it has to end: `success`, `any`, or `failure`.
+    is_inside: bool = False
+    #: Whether *number* is a position among the jobs that are submitted together (True), or an id.
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
     """What a submitter stores. Built by the producer, written by the store."""
@@ -95,6 +105,24 @@ class NewJob:
     #: What becomes of a name that no worker knows: the job waits for one (True) or fails (False).
     environment: bytes | None = None
     #: A command's environment, stored once for all jobs that share it.
+    limits: str | None = None
+    #: See `limits_of` in limits.py.
+    parents: tuple[Parent, ...] = ()
+    #: The jobs it waits for.
+    inputs: tuple[Parent, ...] = ()
+    #: Those whose results are its first argument,
+    is_one_input: bool = False
+    #: as one value (True), or as a list (False).
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing has to be looked up in the file before it is stored."""
+        return not self.parents and not (self.options.unique or self.options.idempotency_key)
+
+    @property
+    def is_due_at_once(self) -> bool:
+        """Whether nothing but a free worker is missing for it to begin."""
+        return not (self.parents or self.options.delay or self.options.eta or self.options.debounce)
 
 
 class Claimed(NamedTuple):
@@ -122,6 +150,9 @@ class Claimed(NamedTuple):
     environment: int | None
     is_told: int
     #: Whether somebody listens for its end, and its result is wanted as JSON.
+    limits: str | None = None
+    inputs: str | None = None
+    #: JSON: the id of the job whose result is its first argument, or a list of them.
     scheduled_for: float | None = None
     #: The tick of the schedule that made it.
 
@@ -197,6 +228,9 @@ class Job:
     worker_pid: int | None
     cancel: str | None
     #: Why somebody asked for its end while it ran.
+    unique_key: str | None
+    idempotency_key: str | None
+    limits: str | None
     exit_code: int | None
     signal: int | None
     error_type: str | None

@@ -9,6 +9,8 @@ import difflib
 import json
 import math
 import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -153,6 +155,55 @@ def _json_text(name: str, value: object) -> str:
     return text
 
 
+def parse_count(name: str, value: object) -> int:
+    """A whole number of 1 or more. Raises `ConfigError` for anything else."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
+        raise ConfigError(f"{name} must be a whole number from 1 to 1000000, got {value!r:.80}")
+    return value
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_RATE = re.compile(r"([1-9][0-9]{0,8})/(s|m|h|d)")
+
+
+def parse_rate(name: str, value: object) -> str:
+    """A rate such as "10/s" or "100/h". Raises `ConfigError` for anything else."""
+    if not isinstance(value, str) or not _RATE.fullmatch(value):
+        raise ConfigError(
+            f'{name} must be a number and a unit s, m, h or d, such as "10/s" or "100/h", got {value!r:.80}'
+        )
+    return value
+
+
+def rate_of(text: str) -> tuple[int, float]:
+    """How many, within how many seconds: "100/h" is (100, 3600.0)."""
+    number, unit = text.split("/")
+    return int(number), _UNITS[unit]
+
+
+def _key(name: str, value: object) -> str | Callable[..., object]:
+    return value if callable(value) else _text(name, value)
+
+
+def _on_conflict(name: str, value: object) -> str:
+    if value not in ("keep", "fail", "replace"):
+        raise ConfigError(f'{name} must be "keep", "fail" or "replace", got {value!r:.80}')
+    return str(value)
+
+
+def _parents(name: str, value: object) -> tuple[int, ...]:
+    """Ids of jobs, from handles, numbers or their text; one or many."""
+    given = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
+    ids = []
+    for one in given:
+        number = getattr(one, "number", one)
+        text = str(number) if isinstance(number, int) and not isinstance(number, bool) else number
+        if not isinstance(text, str) or not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) < 2**63:
+            raise ConfigError(f"{name} must be jobs: handles or ids, got {one!r:.80}")
+        ids.append(int(text))
+    return tuple(dict.fromkeys(ids))
+
+
 _PARSERS: dict[str, Any] = {
     "queue": lambda _, value: parse_queue(value),
     "priority": lambda _, value: parse_priority(value),
@@ -169,13 +220,24 @@ _PARSERS: dict[str, Any] = {
     "expires": _moment_or_seconds,
     "callback": _address,
     "callback_data": _json_text,
+    "concurrency": parse_count,
+    "rate": parse_rate,
+    "key": _key,
+    "lock": _text,
+    "unique": _text,
+    "on_conflict": _on_conflict,
+    "idempotency_key": _text,
+    "debounce": parse_seconds,
+    "after": _parents,
+    "after_any": _parents,
+    "after_failure": _parents,
     "delay": parse_seconds,
     "eta": parse_moment,
     "name": _text,
 }
 
 #: What only one job can have, not a task.
-_OF_ONE_JOB = {"delay", "eta", "name"}
+OF_ONE_JOB = {"delay", "eta", "name", "unique", "idempotency_key", "debounce", "after", "after_any", "after_failure"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +273,28 @@ class JobOptions:
     #: The listener that is told how the job ended: `unix:///path.sock`, or another address of a Unix socket.
     callback_data: str | None = None
     #: JSON that is sent along.
+    concurrency: int | None = None
+    #: How many jobs of this task, or of one `key` of it, run at a time.
+    rate: str | None = None
+    #: How many of them are begun in a span: "10/s", "100/h". So many may begin at once, after a span without any.
+    key: str | Callable[..., object] | None = None
+    #: What `concurrency` and `rate` count by: a text with the call's arguments in braces, "{host}", or a function of them.
+    lock: str | None = None
+    #: The name of a lock: of the jobs that hold it, of whatever task, one runs at a time.
+    unique: str | None = None
+    #: Of all jobs with this key, one at a time is waiting or running; `on_conflict` says what becomes of another.
+    on_conflict: str | None = None
+    #: "keep" (the default: the one that is there is returned), "fail" (`JobExists`) or "replace" (it is cancelled first).
+    idempotency_key: str | None = None
+    #: Submitted again with this key within 24 hours, the first job is returned, also when it has ended.
+    debounce: float | None = None
+    #: Seconds without another call of the same `unique` key before the job begins, as the last call said.
+    after: tuple[int, ...] | None = None
+    #: The jobs that must have succeeded before this one begins; it is cancelled when one of them does not.
+    after_any: tuple[int, ...] | None = None
+    #: The jobs that must have ended, however they did.
+    after_failure: tuple[int, ...] | None = None
+    #: Jobs of which one must have ended otherwise than by success; it is cancelled when all have succeeded.
     delay: float | None = None
     #: Seconds from now before the job may start.
     eta: float | None = None
@@ -223,12 +307,17 @@ class JobOptions:
         """The options in *given*, checked. Raises `ConfigError` naming the one that is unknown or has a wrong value."""
         if given.get("delay") is not None and given.get("eta") is not None:
             raise ConfigError("give either delay (seconds from now) or eta (a moment), not both")
-        return cls(**_parse(given, set(_PARSERS)))
+        options = cls(**_parse(given, set(_PARSERS)))
+        if options.unique is None and (options.debounce is not None or options.on_conflict is not None):
+            raise ConfigError("debounce and on_conflict need a unique key, which says of what there is to be one job")
+        if options.debounce is not None and (options.delay is not None or options.eta is not None):
+            raise ConfigError("debounce says when the job begins: give no delay and no eta with it")
+        return options
 
     @classmethod
     def parse_for_tasks(cls, given: dict[str, Any]) -> JobOptions:
         """As `parse`, for the options that a task or the configuration can give to all its jobs."""
-        return cls(**_parse(given, set(_PARSERS) - _OF_ONE_JOB)) if given else NO_OPTIONS
+        return cls(**_parse(given, set(_PARSERS) - OF_ONE_JOB)) if given else NO_OPTIONS
 
     def over(self, other: JobOptions) -> JobOptions:
         """These options, with the other ones where these say nothing."""
@@ -239,8 +328,8 @@ class JobOptions:
 
     def due_at(self, now: float) -> float | None:
         """The Unix time before which the job may not start, or None for at once."""
-        if self.delay:
-            return now + self.delay
+        if self.delay or self.debounce:
+            return now + (self.delay or self.debounce or 0.0)
         return self.eta if self.eta is not None and self.eta > now else None
 
     def expires_at(self, now: float) -> float | None:

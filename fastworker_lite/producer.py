@@ -10,21 +10,32 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from . import serialization
-from .errors import ConfigError, JobCancelled, JobFailed, JobNotFound, PayloadTooLarge, SerializationError
-from .job import Command, Job, Kind, Lane, NewJob, State, task_status, utc
-from .options import NO_OPTIONS, JobOptions, parse_queue
+from .errors import (
+    ConfigError,
+    FastWorkerError,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    PayloadTooLarge,
+    SerializationError,
+)
+from .job import Command, Job, Kind, Lane, NewJob, Parent, State, task_status, utc
+from .limits import group_of, limits_of
+from .options import NO_OPTIONS, JobOptions, parse_count, parse_queue, parse_rate
 from .serialization import Target
 from .sockets import Waker
-from .store import cancelling, listeners, queries, runners, waiters
+from .store import cancelling, dependencies, listeners, queries, queues, runners, submitting, waiters
 from .store import jobs as job_store
 from .store.connection import Connection
 from .store.listeners import ENDS
 from .store.queries import Ended
+from .store.submitting import Stored
 from .tasks.models import TaskResult, TaskStatus
 from .tasks.registry import Task, task_registry
 
@@ -60,6 +71,7 @@ def build_call(
     Raises `SerializationError` (a `PayloadTooLarge` above *max_payload* bytes) or `ConfigError`.
     """
     name, target, is_async, options = _resolve(task, options)
+    options = options.over(defaults)
     payload = serialization.encode_call(tuple(args), kwargs)
     return _sized(
         NewJob(
@@ -69,11 +81,37 @@ def build_call(
             target=target,
             checksum=serialization.checksum(name, target, payload),
             lane=Lane.ASYNC if is_async else Lane.SYNC,
-            options=_with_path(options.over(defaults)),
+            options=_with_path(options),
             is_parked_if_unknown=is_parked_if_unknown,
+            limits=_limits(name, options, _function(task), args, kwargs),
+            parents=_parents(options),
         ),
         max_payload,
     )
+
+
+def _limits(
+    name: str,
+    options: JobOptions,
+    function: Callable[..., Any] | None = None,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> str | None:
+    if options.lock is None and options.concurrency is None and options.rate is None:
+        return None
+    return limits_of(name, options, group_of(options.key, function, args, kwargs))
+
+
+def _function(task: str | Callable[..., Any]) -> Callable[..., Any] | None:
+    return task_registry.get_task(task) if isinstance(task, str) else task
+
+
+def _parents(options: JobOptions) -> tuple[Parent, ...]:
+    if options.after is options.after_any is options.after_failure is None:
+        return ()
+    kinds = {"any": options.after_any, "failure": options.after_failure, "success": options.after}
+    strictest = {number: kind for kind, numbers in kinds.items() for number in numbers or ()}
+    return tuple(Parent(number, kind) for number, kind in strictest.items())
 
 
 def _resolve(task: str | Callable[..., Any], options: JobOptions) -> tuple[str, bytes | None, bool, JobOptions]:
@@ -124,6 +162,8 @@ def build_json_call(name: str, args: list[Any], kwargs: dict[str, Any], options:
         payload=payload,
         checksum=serialization.checksum(name, None, payload),
         options=_with_path(options),
+        limits=_limits(name, options),
+        parents=_parents(options),
     )
     return _sized(job, MAX_PAYLOAD)
 
@@ -140,6 +180,8 @@ def build_command(command: Command, environment: dict[str, str] | None, options:
         checksum=serialization.checksum(task, None, payload),
         options=_with_path(options),
         environment=None if environment is None else serialization.encode_environment(environment),
+        limits=_limits(task, options),
+        parents=_parents(options),
     )
     return _sized(job, MAX_PAYLOAD)
 
@@ -175,40 +217,73 @@ class Submission(NamedTuple):
     waiter: str | None = None
 
 
-def submit(connection: Connection, waker: Waker, submissions: Sequence[Submission]) -> list[range]:
-    """Store all *submissions* in one transaction, wake whoever can run them, and return the ids of each.
+def submit(connection: Connection, waker: Waker, submissions: Sequence[Submission]) -> list[Stored | FastWorkerError]:
+    """Store all *submissions* in one transaction and wake whoever can run them.
 
-    They are durable when this returns. Raises what `Connection.write` raises, and `StorageFull`.
+    They are durable when this returns. For each there is what was stored, or why nothing of it was: `QueueFull`, `JobExists`
+    or `JobNotFound`. Raises what `Connection.write` raises, and `StorageFull`.
     """
     connection.check_room()
-    ids, addresses = connection.write(_insert, submissions, time.time())
+    stored, addresses, waiting = connection.write(_insert, submissions, time.time())
+    waker.poke_all(waiting)
     _wake(waker, addresses, [job for submission in submissions for job in submission.jobs])
-    return ids
+    return stored
+
+
+def submit_one(connection: Connection, waker: Waker, submission: Submission) -> Stored:
+    """As `submit`, for one; raises what kept it from being stored."""
+    [stored] = submit(connection, waker, [submission])
+    if isinstance(stored, FastWorkerError):
+        raise stored
+    return stored
 
 
 def _insert(
     sql: sqlite3.Connection, submissions: Sequence[Submission], now: float
-) -> tuple[list[range], list[runners.Addresses]]:
+) -> tuple[list[Stored | FastWorkerError], list[runners.Addresses], set[str]]:
     everything = [job for submission in submissions for job in submission.jobs]
-    inserted = job_store.insert(sql, everything, now) if everything else range(0)
-    ids, start = [], 0
-    for submission in submissions:
-        own = inserted[start : start + len(submission.jobs)]
-        start += len(submission.jobs)
-        if submission.waiter is not None:
-            waiters.add(sql, own, submission.waiter)
-        ids.append(own)
-    return ids, runners.addresses(sql)
+    if all(job.is_plain for job in everything) and not submitting.has_limited_queue(sql):
+        inserted = job_store.insert(sql, everything, now) if everything else range(0)
+        stored: list[Stored | FastWorkerError] = []
+        start = 0
+        for submission in submissions:
+            stored.append(Stored(inserted[start : start + len(submission.jobs)]))
+            start += len(submission.jobs)
+    else:
+        stored = [_insert_alone(sql, submission.jobs, now) for submission in submissions]
+    waiting: set[str] = set()
+    for submission, one in zip(submissions, stored, strict=True):
+        if isinstance(one, Stored):
+            if submission.waiter is not None:
+                waiters.add(sql, one.ids, submission.waiter)
+            if one.ended:
+                waiting |= waiters.take(sql, one.ended)
+    return stored, runners.addresses(sql), waiting
+
+
+def _insert_alone(sql: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> Stored | FastWorkerError:
+    """All of one submission or nothing of it, whatever becomes of the others in the transaction."""
+    sql.execute("SAVEPOINT submission")
+    try:
+        submitting.check_room(sql, jobs)
+        return submitting.insert(sql, jobs, now)
+    except FastWorkerError as refused:
+        sql.execute("ROLLBACK TO submission")
+        return refused
+    finally:
+        sql.execute("RELEASE submission")
 
 
 def _wake(waker: Waker, addresses: Iterable[runners.Addresses], submitted: Sequence[NewJob]) -> None:
-    due = [job.lane for job in submitted if not (job.options.delay or job.options.eta)]
+    due = [job.lane for job in submitted if job.is_due_at_once]
     in_lane = [due.count(Lane.SYNC), due.count(Lane.ASYNC)]
     for where in addresses:
         waker.poke(where.wake, in_lane[Lane.SYNC])
         waker.poke(where.wake_async, in_lane[Lane.ASYNC])
-        if len(due) < len(submitted):
-            waker.poke(where.control)
+        if not all(
+            job.is_plain and job.is_due_at_once for job in submitted
+        ):  # it may be due later, or may begin at once, or have ended another
+            waker.poke_all(where)
 
 
 class _Cancelled(NamedTuple):
@@ -235,8 +310,9 @@ def cancel(
 
     def transact(sql: sqlite3.Connection) -> _Cancelled:
         cancelling.set_manner(sql, job_id, grace, first_signal)
-        found = cancelling.cancel(sql, job_id, time.time())
-        waiting = waiters.take(sql, [job_id])
+        now = time.time()
+        found = cancelling.cancel(sql, job_id, now)
+        waiting = waiters.take(sql, [job_id, *dependencies.resolve(sql, now).cancelled])
         return _Cancelled(found, waiting, runners.addresses(sql), cancelling.lone_process(sql, job_id))
 
     cancelled = connection.write(transact)
@@ -246,7 +322,7 @@ def cancel(
             waker.poke(where.wake_async)
             waker.poke(where.control)
         else:
-            waker.poke(where.outbox)  # it is over, and somebody may listen
+            waker.poke_all(where)  # it is over: somebody may listen, or have waited for it
     if cancelled.process is not None:
         _tell_to_end(cancelled.process)
     if cancelled.found is None:
@@ -284,6 +360,34 @@ def retry(connection: Connection, waker: Waker, job_id: int) -> str:
 #: The states that a job leaves when it is cancelled, at once; and those in which it can be tried again.
 UNBEGUN = frozenset({"queued", "scheduled", "blocked"})
 RETRIED = frozenset({"failed", "cancelled", "expired"})
+
+
+# ---- queues
+
+
+def queue_settings(given: Mapping[str, object]) -> dict[str, int | str | None]:
+    """The settings of a queue, checked: `workers`, `max_length`, `rate`; None takes one away. Raises `ConfigError`."""
+    unknown = given.keys() - {"workers", "max_length", "rate"}
+    if unknown:
+        raise ConfigError(f'a queue has no setting "{min(unknown)}"; it may have workers, max_length, rate')
+    rules: dict[str, Callable[[str, object], Any]] = {
+        "workers": parse_count,
+        "max_length": parse_count,
+        "rate": parse_rate,
+    }
+    return {name: None if value is None else rules[name](name, value) for name, value in given.items()}
+
+
+def change_queue(connection: Connection, waker: Waker, name: str, settings: Mapping[str, int | str | None]) -> None:
+    """Give a queue these settings, and have every runner look at it anew. Makes it if there is none of this name."""
+
+    def transact(sql: sqlite3.Connection) -> list[runners.Addresses]:
+        queues.change(sql, name, settings)
+        return runners.addresses(sql)
+
+    for where in connection.write(transact):
+        waker.poke_all((where.wake, where.wake_async), times=11)
+        waker.poke(where.control)
 
 
 # ---- listeners
@@ -366,19 +470,10 @@ def value_of(ended: Ended) -> Any:
     """
     job = ended.job
     if job.state is State.SUCCEEDED:
-        return read_result(ended)
+        return serialization.read_result(job.id, ended.result, ended.result_checksum)
     if job.state in (State.CANCELLED, State.EXPIRED):
         raise JobCancelled(job.id, job.reason)
     raise JobFailed(job.id, job.error_type, job.error or job.reason or "unknown", job.traceback)
-
-
-def read_result(ended: Ended) -> Any:
-    """The stored result, None for a command."""
-    if ended.result is None:
-        return None
-    if serialization.result_checksum(ended.result) != ended.result_checksum:
-        raise SerializationError(f"the result of job {ended.job.id} is damaged: its checksum does not match")
-    return serialization.decode(ended.result)
 
 
 def task_result(ended: Ended) -> TaskResult:
@@ -387,7 +482,7 @@ def task_result(ended: Ended) -> TaskResult:
     status, result, error, error_type = task_status(job.state, job.attempt), None, job.error, job.error_type
     if status is TaskStatus.SUCCESS:
         try:
-            result = read_result(ended)
+            result = serialization.read_result(job.id, ended.result, ended.result_checksum)
         except SerializationError as broken:
             status, error, error_type = TaskStatus.FAILURE, str(broken), "SerializationError"
     elif status in (TaskStatus.FAILURE, TaskStatus.CANCELLED):

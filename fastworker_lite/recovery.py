@@ -16,7 +16,7 @@ from .output import give_to_job
 from .paths import SidePaths
 from .processes import WorkerProcess
 from .sockets import Waker
-from .store import events, listeners, queries, recovering, runners, waiters
+from .store import dependencies, events, listeners, queries, recovering, runners, waiters
 from .store.connection import Connection
 from .store.recovering import Death
 from .store.runners import WorkerRow
@@ -85,16 +85,18 @@ class Recovery:
 
     def _recover(self, connection: Connection, death: Death) -> None:
         def transact(sql: sqlite3.Connection) -> tuple[list[int], set[str]]:
-            held = recovering.recover(sql, death, self._clock())
-            return held, waiters.take(sql, held)
+            now = self._clock()
+            held = recovering.recover(sql, death, now)
+            return held, waiters.take(sql, [*held, *dependencies.resolve(sql, now).cancelled])
 
         held, addresses = connection.write(transact)
         self._waker.poke_all(addresses)
         if held:
             log.info("%d jobs of worker %d recovered: %s", len(held), death.worker, death.reason)
-            for where in connection.read(runners.addresses):
-                self._waker.poke(where.wake, len(held))
-                self._waker.poke(where.control)
+        for where in connection.read(runners.addresses):
+            self._waker.poke(where.wake, 1 + len(held))  # it may have died with a datagram that was meant to wake it
+            if held:
+                self._waker.poke_all((where.wake_async, where.control, where.outbox))
 
 
 def _death(

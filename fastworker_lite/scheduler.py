@@ -27,9 +27,23 @@ from .paths import SidePaths
 from .pool import Pool
 from .processes import WorkerProcess, WorkerSetup
 from .recovery import Recovery
+from .relay import FIRST_LOOK, LAST_LOOK, Relay
 from .schedules import Timetable
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
-from .store import cancelling, due, events, jobs, listeners, outbox, runners, settling, waiters
+from .store import (
+    cancelling,
+    dependencies,
+    due,
+    events,
+    jobs,
+    limits,
+    listeners,
+    outbox,
+    relays,
+    runners,
+    settling,
+    waiters,
+)
 from .store.bridge import AsyncConnection
 from .store.cancelling import Asked
 from .store.connection import Connection
@@ -47,6 +61,8 @@ LONGEST_SLEEP = 30.0
 NEVER = float("inf")
 #: Seconds from becoming the leader to removing old jobs, and from then on to the next time.
 FIRST_PRUNE, PRUNE_EVERY = 60.0, 3600.0
+#: Seconds for which what was given up can be told again at a person's word.
+DEAD_LETTERS_KEPT = 2_592_000.0
 #: So many workers dying before they are ready, within so many seconds, end the runner.
 EARLY_DEATHS, EARLY_SECONDS = 5, 10.0
 
@@ -79,6 +95,7 @@ class _Survey(NamedTuple):
     #: Whether any of them is another runner's.
     asked: list[Asked]
     has_outbox: bool
+    has_relay: bool
     lives: list[tuple[str, str]]
     #: Name and lease of those who follow events, or listen, for as long as they live.
 
@@ -105,6 +122,8 @@ class Scheduler:
         self._postman = Postman(self._connection, Limits(config.callbacks.max_age, config.callbacks.max_events, clock))
         self._hooks: HookRunner | None = None
         self._pruning: asyncio.Task[None] | None = None
+        self._relay = Relay(clock)
+        self._relay_pause = FIRST_LOOK
         self._is_leading = False
         declarations.from_config(config)  # refused here, before anything has begun
         self._timetable = (
@@ -118,7 +137,6 @@ class Scheduler:
         self._terminate_sent = False
         self._last_write = 0.0
         self._look_at = 0.0
-        self._has_async_work = False
         self.error: FastWorkerError | None = None
 
     # ---- life
@@ -229,6 +247,7 @@ class Scheduler:
             log.warning("the runner's row stays behind: %s", error)
         self._sockets.close()
         self._leader.release()
+        await self._connection.run(lambda _: self._relay.close())
         await self._connection.run(close_lease, self._lease)
         self._waker.close()
 
@@ -236,6 +255,7 @@ class Scheduler:
 
     def _on_poke(self) -> None:
         self._sockets.control.clear()
+        self._relay_pause = FIRST_LOOK
         self._look_at = 0.0
         self._happened.set()
 
@@ -255,9 +275,8 @@ class Scheduler:
         self._happened.set()
 
     def _on_async_work(self) -> None:
-        """A coroutine was submitted and nobody reads that socket yet: the first one needs its worker."""
-        asyncio.get_running_loop().remove_reader(self._sockets.wake_async.fileno())
-        self._has_async_work = True
+        """A coroutine may have been submitted, and nobody else reads that socket yet: the first one needs its worker."""
+        self._sockets.wake_async.clear()
         self._look_at = 0.0
         self._happened.set()
 
@@ -279,6 +298,8 @@ class Scheduler:
                 await self._connection.run(self._recovery.forget_the_dead, found.lives)
             if found.has_outbox:
                 self._tell_soon()
+            if found.has_relay:
+                sleeps.append(await self._bring_over())
             if soonest is not None and soonest <= self._clock():
                 await self._make_due()
                 soonest = await self._connection.read(due.next_due)
@@ -288,13 +309,13 @@ class Scheduler:
             await self._connection.run(self._recovery.recover_foreign, self._pool.leases())
             sleeps.append(LOOK_AGAIN)
         sleeps.append(self._end_asked(found))
-        if self._has_async_work or waiting[Lane.ASYNC]:
+        if waiting[Lane.ASYNC]:
             self._ensure_async_worker()
-        self._pool.refill()
         if waiting[Lane.SYNC] or waiting[Lane.ASYNC]:
             self._waker.poke(self._sockets.wake.address, len(self._pool.workers))
             self._waker.poke(self._sockets.wake_async.address)
             sleeps.append(LOOK_AGAIN)
+        self._pool.refill()  # starting a process takes its time: those that are there need not wait for it
         if soonest is not None:
             sleeps.append(min(max(0.0, soonest - self._clock()), LONGEST_SLEEP))
         sleeps.append(await self._settle_log())
@@ -302,6 +323,19 @@ class Scheduler:
         if seconds is not None:
             self._look_at = min(self._look_at, time.monotonic() + seconds)
         return _soonest([sleeps[0], seconds])
+
+    async def _bring_over(self) -> float:
+        """Store what applications have submitted in their own databases. Returns the seconds to the next look."""
+        count, trouble = await self._connection.run(self._relay.look)
+        if trouble is not None:
+            log.warning("jobs of an application are brought over later: %s", trouble)
+        if count:
+            self._look_at = 0.0
+            for where in await self._connection.read(runners.addresses):
+                self._waker.poke(where.wake, count)
+                self._waker.poke(where.wake_async, count)
+        pause, self._relay_pause = self._relay_pause, min(2 * self._relay_pause, LAST_LOOK)
+        return min(pause, LONGEST_SLEEP)
 
     def _survey(self, sql: sqlite3.Connection) -> _Survey:
         lease_of = {row.id: row.lease for row in runners.workers(sql)}
@@ -312,6 +346,7 @@ class Scheduler:
             has_foreign=not self._pool.leases().issuperset(lease_of.values()),
             asked=cancelling.asked_to_stop(sql),
             has_outbox=not outbox.is_empty(sql),
+            has_relay=bool(relays.sources(sql)),
             lives=[*events.for_a_life(sql), *listeners.for_a_life(sql)],
         )
 
@@ -323,8 +358,15 @@ class Scheduler:
 
     async def _make_due(self) -> None:
         def transact(sql: sqlite3.Connection) -> tuple[list[int], list[Addresses], set[str]]:
-            expired = due.expire(sql, self._clock())
-            return due.make_due(sql, self._clock()), runners.addresses(sql), waiters.take(sql, expired)
+            now = self._clock()
+            ended = due.expire(sql, now)
+            follow = dependencies.resolve(sql, now)
+            counts = due.make_due(sql, now)
+            released = (
+                limits.release_by_time(sql, now) + len(follow.released) + len(ended)
+            )  # which may have held a place
+            waiting = waiters.take(sql, [*ended, *follow.cancelled])
+            return [count + released for count in counts], runners.addresses(sql), waiting
 
         counts, everybody, waiting = await self._connection.write(transact)
         self._waker.poke_all(waiting)
@@ -370,7 +412,6 @@ class Scheduler:
         )
 
     def _ensure_async_worker(self) -> None:
-        self._has_async_work = False
         if self._pool.ensure_async():
             asyncio.get_running_loop().remove_reader(self._sockets.wake_async.fileno())
 
@@ -420,13 +461,15 @@ class Scheduler:
                 listeners.register, hooks.NAME, hooks.ADDRESS, "*", None, ends, None, self._clock()
             )
             if self._hooks is None:
-                self._hooks = HookRunner(self._config.hooks, self._connection, self._paths)
+                self._hooks = HookRunner(self._config.hooks, self._connection, self._paths, self._lease.name)
                 self._hooks.start()
         else:
             await self._connection.write(listeners.unregister, hooks.NAME)
         for one in self._config.listener:
             listener = producer.new_listener(one.address, one.task, one.queue, one.on, one.name)
             await self._connection.run(producer.register_listener, listener)
+        for queue in self._config.queue:
+            await self._connection.run(producer.change_queue, self._waker, queue.name, dict(queue.limits))
         if self._timetable is not None:
             await self._connection.run(self._timetable.register)
         if self._pruning is None:
@@ -447,6 +490,8 @@ class Scheduler:
         if self._timetable is not None:
             await self._connection.run(self._timetable.forget_old)
         keep, now = self._config.keep, self._clock()
+        await self._connection.write(limits.forget_full, now)
+        await self._give_up_callbacks(now)
         before = retention.moments(keep, now)
         results_before = None if keep.results is None else now - keep.results
         steps = await self._connection.run(
@@ -454,6 +499,13 @@ class Scheduler:
         )
         while await self._connection.run(lambda _: next(steps, None)) is not None:
             await asyncio.sleep(0.05)  # others want the gate, too
+
+    async def _give_up_callbacks(self, now: float) -> None:
+        """What waits too long for a listener becomes a dead letter, and a dead letter goes after as long again."""
+        most, max_age = self._config.callbacks.max_events, self._config.callbacks.max_age
+        await self._connection.write(outbox.give_up_overdue, now - max_age, most)
+        while await self._connection.write(outbox.forget_dead, now - max_age - DEAD_LETTERS_KEPT, most):
+            await asyncio.sleep(0.05)
 
 
 def _soonest(sleeps: list[float | None]) -> float | None:

@@ -41,6 +41,15 @@ def result_checksum(data: bytes) -> int:
     return zlib.crc32(data)
 
 
+def read_result(job_id: int, data: bytes | None, stored_checksum: int | None) -> Any:
+    """The result of a job as it was stored, None for a command. Unpickles it. Raises `SerializationError`."""
+    if data is None:
+        return None
+    if result_checksum(data) != stored_checksum:
+        raise SerializationError(f"the result of job {job_id} is damaged: its checksum does not match")
+    return decode(data)
+
+
 # ---- values
 
 

@@ -34,8 +34,6 @@ log = logging.getLogger("fastworker_lite")
 MAX_LINE = 1024 * 1024
 #: Connections that one listener holds open.
 MAX_CONNECTIONS = 64
-#: Seconds that a sender gives a new connection to answer its `ping`. A stopped process still accepts, and answers nothing.
-HANDSHAKE_SECONDS = 5.0
 
 #: Seconds to wait while another process binds a socket in the same folder, which takes it less than a millisecond.
 _LOCK_SECONDS = 1.0

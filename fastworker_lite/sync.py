@@ -6,28 +6,34 @@ Runs in: the application's process.
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from . import config as configuration
-from . import declarations, producer, schedules
+from . import declarations, producer, relay, schedules
 from .config import Config
 from .errors import ConfigError, ForkedError, JobNotFound, ResultTimeout
 from .events import events_of
+from .graph import Call, build_calls, chained, joined
 from .job import Attempt, NewJob, Progress, State
 from .logs import log_lines
-from .options import JobOptions
+from .options import JobOptions, parse_queue
 from .paths import SidePaths
 from .producer import Submission
 from .runner import Runner, serving_runner
 from .sockets import Waker
-from .store import listeners, queries
+from .store import listeners, queries, relays
+from .store import queues as queue_store
 from .store import schedules as schedule_store
 from .store.connection import Connection
 from .store.listeners import ENDS, Listener
 from .store.queries import Ended
+from .store.queues import Queue
+from .store.submitting import Stored
 from .waiting import Waiter
 
 P = ParamSpec("P")
@@ -162,6 +168,67 @@ class SyncClient:
         """Forget a listener, and what still waits for it. False when there is none of this name."""
         return bool(self._call(Connection.write, listeners.unregister, name))
 
+    # ---- queues
+
+    def queues(self) -> list[Queue]:
+        """As `Client.queues`."""
+        return self._call(Connection.read, queue_store.everybody)
+
+    def set_queue(self, name: str, **settings: Any) -> None:
+        """As `Client.set_queue`."""
+        self._change_queue(name, producer.queue_settings(settings))
+
+    def pause_queue(self, name: str) -> None:
+        """As `Client.pause_queue`."""
+        self._change_queue(name, {"paused": 1})
+
+    def resume_queue(self, name: str) -> None:
+        """As `Client.resume_queue`."""
+        self._change_queue(name, {"paused": 0})
+
+    def _change_queue(self, name: str, settings: dict[str, int | str | None]) -> None:
+        self._call(producer.change_queue, self._waker, parse_queue(name), settings)
+
+    def remove_queue(self, name: str) -> bool:
+        """As `Client.remove_queue`."""
+        return bool(self._call(Connection.write, queue_store.remove, name) == 0)
+
+    # ---- calls that wait for each other
+
+    def submit_in(
+        self, connection: sqlite3.Connection, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> str:
+        """As `Client.submit_in`."""
+        return self.options().submit_in(connection, fn, *args, **kwargs)
+
+    def find(self, key: str) -> SyncJobHandle[Any] | None:
+        """As `Client.find`."""
+        number = self._call(Connection.read, relays.find, key)
+        return None if number is None else SyncJobHandle(self, number)
+
+    def submit_calls(self, calls: Sequence[Call]) -> list[SyncJobHandle[Any]]:
+        """As `Client.submit_calls`."""
+        stored = self._store(build_calls(calls, self.config))
+        return [SyncJobHandle(self, number, created=number not in stored.existing) for number in stored.ids]
+
+    def chain(self, *calls: Call) -> SyncJobHandle[Any]:
+        """As `Client.chain`."""
+        *steps, last = self.submit_calls(chained(calls))
+        last.parents = SyncGroupHandle(steps)
+        return last
+
+    def group(self, calls: Sequence[Call]) -> SyncGroupHandle:
+        """As `Client.group`."""
+        return SyncGroupHandle(self.submit_calls(calls))
+
+    def chord(self, calls: Sequence[Call], callback: Call) -> SyncJobHandle[Any]:
+        """As `Client.chord`."""
+        *members, last = self.submit_calls(joined(calls, callback))
+        last.parents = SyncGroupHandle(members)
+        return last
+
+    # ---- schedules
+
     def schedule(self, name: str, what: Callable[..., Any] | str | Sequence[str], **given: Any) -> None:
         """As `Client.schedule`."""
         self._call(schedules.put_own, self._waker, declarations.from_call(name, what, given, self.config))
@@ -175,8 +242,10 @@ class SyncClient:
         """As `Client.unschedule`."""
         return bool(self._call(Connection.write, schedule_store.remove, name))
 
-    def _store(self, jobs: list[NewJob]) -> range:
-        return self._call(producer.submit, self._waker, [Submission(jobs)])[0]
+    # ---- inside
+
+    def _store(self, jobs: list[NewJob]) -> Stored:
+        return self._call(producer.submit_one, self._waker, Submission(jobs))
 
     def _wait_any(self, numbers: list[int], timeout: float | None) -> list[Ended]:
         """Those of these jobs that have ended, as soon as one has; none after *timeout* seconds."""
@@ -197,13 +266,25 @@ class SyncBoundOptions:
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> SyncJobHandle[R]:
         """As `Client.submit`, with these options."""
-        (number,) = self._client._store([self._build(fn, args, kwargs)])
-        return SyncJobHandle(self._client, number)
+        stored = self._client._store([self._build(fn, args, kwargs)])
+        return SyncJobHandle(self._client, stored.ids[0], created=not stored.existing)
 
     def map(self, fn: Callable[[Any], R], items: Iterable[Any]) -> list[SyncJobHandle[R]]:
         """As `Client.map`, with these options."""
         built = [self._build(fn, (item,), {}) for item in items]
-        return [SyncJobHandle(self._client, number) for number in self._client._store(built)] if built else []
+        stored = self._client._store(built) if built else Stored([])
+        return [SyncJobHandle(self._client, one, created=one not in stored.existing) for one in stored.ids]
+
+    def submit_in(
+        self, connection: sqlite3.Connection, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> str:
+        """As `Client.submit_in`, with these options."""
+        row = relay.row_of(self._build(fn, args, kwargs))
+        path = relay.path_of(connection.execute("PRAGMA database_list").fetchall())
+        connection.execute(relay.TABLE)
+        connection.execute(relay.INSERT, row)
+        self._client._call(relay.announce, self._client._waker, path)
+        return row[0]
 
     def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         config = self._client.config
@@ -213,9 +294,11 @@ class SyncBoundOptions:
 class SyncJobHandle(Generic[R]):
     """One submitted job. Can be pickled."""
 
-    def __init__(self, client: SyncClient, number: int) -> None:
+    def __init__(self, client: SyncClient, number: int, *, created: bool = True) -> None:
         self._client = client
         self.number = number
+        self.created = created  # as `JobHandle.created`
+        self.parents: SyncGroupHandle = SyncGroupHandle([])  # as `JobHandle.parents`
 
     @property
     def id(self) -> str:
@@ -266,6 +349,46 @@ class SyncJobHandle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<SyncJobHandle {self.number}>"
+
+
+class SyncGroupHandle:
+    """Several submitted jobs."""
+
+    def __init__(self, handles: Sequence[SyncJobHandle[Any]]) -> None:
+        self.handles = list(handles)
+
+    def __len__(self) -> int:
+        return len(self.handles)
+
+    def __iter__(self) -> Iterator[SyncJobHandle[Any]]:
+        return iter(self.handles)
+
+    def __getitem__(self, index: int) -> SyncJobHandle[Any]:
+        return self.handles[index]
+
+    def results(self, timeout: float | None = None) -> list[Any]:
+        """As `GroupHandle.results`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return [
+            handle.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            for handle in self.handles
+        ]
+
+    def done(self) -> int:
+        """How many of the jobs have ended, however they did."""
+        numbers = [handle.number for handle in self.handles]
+        return int(self.handles[0]._client._call(Connection.read, queries.count_ended, numbers)) if numbers else 0
+
+    def status(self) -> str:
+        """Such as `3/10 done`."""
+        return f"{self.done()}/{len(self)} done"
+
+    def cancel(self) -> int:
+        """Cancel those that have not ended. Returns how many that were."""
+        return sum(handle.cancel() for handle in self.handles)
+
+    def __repr__(self) -> str:
+        return f"<SyncGroupHandle of {len(self)} jobs>"
 
 
 def _nothing(_: Connection) -> None:

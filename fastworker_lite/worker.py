@@ -30,7 +30,7 @@ from .output import STREAMS, Capture, log_to_stderr, open_log, own_stderr, trim
 from .processes import WorkerSetup, bind_to_parent
 from .serialization import Target
 from .sockets import TurnOnWake, Waker, drain, wait_readable
-from .store import jobs, runners, settling
+from .store import jobs, queries, runners, settling
 from .store.connection import Connection
 from .surroundings import Surroundings
 
@@ -197,6 +197,9 @@ class Worker:
     def _run(self, job: Claimed, batch: Batch) -> None:
         target = None if job.kind == Kind.COMMAND else self._find_target(job, batch)
         if target is not None:
+            if (limited := execution.under_its_tasks_limits(job, target)) is not None:
+                batch.limit(limited)
+                return
             job = self._as_its_task_says(job, target)
         elif job.kind != Kind.COMMAND:
             return
@@ -248,10 +251,12 @@ class Worker:
         return told
 
     def _run_function(self, job: Claimed, target: Target) -> Outcome:
+        parents = execution.parents_whose_results(job)
+        results = self._connection.read(queries.ended, parents) if parents else ()
         current = CurrentJob(job, self._port)
         enter_job(current)
         try:
-            return execution.run_call(job, target, self._setup.max_result)
+            return execution.run_call(job, target, self._setup.max_result, results)
         finally:
             enter_job(None)
             current.end()

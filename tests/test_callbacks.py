@@ -264,8 +264,8 @@ def every_way_to_end(client, log):
         "cancelled by its task": client.options(**told).submit(tasks.cancels_itself),
         "cancelled when queued": client.options(delay=100, **told).submit(tasks.no_op),
         "expiry": client.options(delay=100, expires=0.2, **told).submit(tasks.no_op),
-        "command": client.handle(client._store([command])[0]),
-        "unknown task": client.handle(client._store([unknown])[0]),
+        "command": client.handle(client._store([command]).ids[0]),
+        "unknown task": client.handle(client._store([unknown]).ids[0]),
         "cancelled when running": client.options(priority=-10, **told).submit(tasks.writes_and_sleeps, str(log), 60),
     }
     assert ways["cancelled when queued"].cancel()
@@ -927,6 +927,33 @@ def test_what_is_too_old_or_too_much_is_given_up_and_can_be_redelivered(database
                 await come_true(lambda: connection.read(outbox.backlogs) == [])
 
     asyncio.run(main())
+
+
+def test_a_listener_that_is_connected_and_silent_or_paused_keeps_no_more_than_others(path, connection):
+    """Whatever keeps the messages there: the leader gives up what is too old, or too much, for each address."""
+    connection.write(listeners.register, "held", path + "-held", "*", None, listeners.ENDS, None, 0.0)
+    connection.write(listeners.set_paused, "held", True)
+    for age in (100, 90, 9, 8, 7, 6, 5):
+        end_jobs(connection, path, finished_at=1000.0 - age)
+
+    assert connection.write(outbox.give_up_overdue, 990.0, 4) == 6
+
+    rows = connection.read(lambda sql: sql.execute("SELECT address, dead FROM outbox ORDER BY id").fetchall())
+    for address, alive in ((path, None), (path + "-held", "paused")):
+        assert [dead for name, dead in rows if name == address] == ["too old", "too old", "too many", *[alive] * 4]
+    assert connection.write(outbox.give_up_overdue, 990.0, 4) == 0
+
+
+def test_dead_letters_do_not_stay_for_ever(path, connection):
+    for age in (100, 90, 9, 8, 7):
+        end_jobs(connection, path, finished_at=1000.0 - age)
+    connection.write(outbox.give_up_overdue, 1000.0, 100)
+    end_jobs(connection, path, finished_at=1.0)
+
+    assert connection.write(outbox.forget_dead, 950.0, 2) == 3
+    assert connection.write(outbox.forget_dead, 950.0, 2) == 0
+
+    assert (len(connection.read(outbox.dead_letters, 100)), waiting(connection)) == (2, 1)
 
 
 def test_a_refused_message_is_given_up_and_the_rest_goes_on(database, path, connection):

@@ -174,3 +174,32 @@ def test_prune_removes_what_is_old_and_says_how_much_before(database):
     assert fwl(database, "prune", "--older-than", "0s", "--dry-run").stdout == "3 jobs would be removed\n"
     assert json.loads(fwl(database, "prune", "--older-than", "0s", "--json").stdout)["removed"] == 2  # the newest stays
     assert "is not how a job ends" in fwl(database, "prune", "--state", "running", code=2).stderr
+
+
+# ---- fwl notify test
+
+
+def test_a_listener_is_tried_and_a_missing_one_is_said_to_be(database, tmp_path):
+    address = str(tmp_path / "app.sock")
+    with SyncCallbackListener(address) as listener:
+        with subprocess.Popen(command(database, "notify", "test", address), env=environment(), cwd=ROOT) as trying:
+            [event] = listener.poll(10)
+            assert listener.poll(0) == []  # acknowledges it
+            assert trying.wait(timeout=10) == 0
+        assert (event["task_name"], event["status"]) == ("fwl notify test", "success")
+    assert "No such file" in fwl(database, "notify", "test", address, code=1).stderr
+
+
+def test_the_configured_hooks_are_tried_and_what_fails_is_named(database, tmp_path):
+    told = tmp_path / "told"
+    config = tmp_path / "fastworker.toml"
+    config.write_text(
+        f"[hooks]\non_success = ['sh', '-c', 'cat > {told}']\non_failure = ['false']\nping = 'http://127.0.0.1:9/x'\n"
+    )
+
+    done = fwl(database, "--config", str(config), "notify", "test", code=1)
+
+    assert json.loads(told.read_text())["task_name"] == "fwl notify test"
+    assert "error: false ended with 1" in done.stderr and "http://127.0.0.1:9/x/start" in done.stderr
+    config.write_text("")
+    assert "no hooks" in fwl(database, "--config", str(config), "notify", "test", code=1).stderr

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from fastworker_lite.config import Config, ListenerSetting, database_path, load, parse_duration, with_overrides
+from fastworker_lite.config import (
+    Config,
+    ListenerSetting,
+    QueueSetting,
+    database_path,
+    load,
+    parse_duration,
+    with_overrides,
+)
 from fastworker_lite.errors import ConfigError
 from fastworker_lite.options import JobOptions
 
@@ -73,9 +81,19 @@ def test_the_lines_commented_out_in_the_example_are_settings_that_work():
         {
             "timeout": 3600, "retries": 3, "retry_delay": 10, "retry_backoff": 2, "retry_max_delay": 3600,
             "retry_on": [OSError], "give_up_on": [KeyError], "retry_on_timeout": True, "on_lost": "fail", "expires": 86400,
+            "concurrency": 2, "rate": "10/s",
         }
     )  # fmt: skip
     assert database_path(None, config) == os.path.abspath(".fastworker/fwl.db")
+
+
+def test_queues_stand_in_the_file_with_their_limits():
+    write('[queue.io]\nworkers = 2\nrate = "100/h"\n[queue.mail]\nmax_length = 10\n')
+
+    assert load().queue == (
+        QueueSetting("io", (("workers", 2), ("rate", "100/h"))),
+        QueueSetting("mail", (("max_length", 10),)),
+    )
 
 
 def test_listeners_stand_in_the_file_with_what_they_want():
@@ -86,7 +104,8 @@ def test_listeners_stand_in_the_file_with_what_they_want():
 
 @pytest.mark.parametrize(
     "text",
-    ["listener = 1", "[listener]\napp = 1", "[listener.app]\ntask = 'x'", "[listener.app]\naddress = '/s'\non = ['z']",
+    ["queue = 1", "[queue]\nio = 1", "[queue.io]\nworkers = 0", "[queue.io]\nrate = '5'", "[queue.io]\nmax_lenght = 5",
+     "listener = 1", "[listener]\napp = 1", "[listener.app]\ntask = 'x'", "[listener.app]\naddress = '/s'\non = ['z']",
      "[listener.app]\naddress = '/s'\ntaks = 'x'", "[keep]\nsucceded = '1d'", "[keep]\njobs = 0", "[job]\nretires = 1",
      "[job]\ntimeout = 'soon'", "[hooks]\nping = 'x'"],
 )  # fmt: skip

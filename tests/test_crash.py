@@ -164,7 +164,7 @@ def test_a_commands_processes_are_gone_when_its_job_runs_again(database, tmp_pat
     with start(RUNNER, database) as runner, SyncClient(database, runner="never") as client:
         assert runner.stdout.readline() == "started\n"
         job = producer.build_command(Command(argv=None, shell=script, cwd=str(tmp_path)), None, JobOptions())
-        (number,) = client._store([job])
+        (number,) = client._store([job]).ids
         until(lambda: lines(log))
         group = int(lines(log)[0])
         worker = next(pid for pid in workers_of(database) if children_of(pid))

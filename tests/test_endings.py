@@ -34,7 +34,7 @@ def client(database):
 
 def submit_command(client, script, cwd="/", **options):
     job = producer.build_command(Command(argv=None, shell=script, cwd=str(cwd)), None, JobOptions(**options))
-    return client.handle(client._store([job])[0])
+    return client.handle(client._store([job]).ids[0])
 
 
 # ---- tried again

@@ -9,7 +9,11 @@ import time
 
 import pytest
 
-from fastworker_lite import Client, ConfigError, SyncClient
+from fastworker_lite import Client, ConfigError, SyncClient, producer
+from fastworker_lite.job import Command
+from fastworker_lite.options import JobOptions
+from fastworker_lite.store import events as event_store
+from fastworker_lite.store.connection import Connection
 from tests import ending_tasks as tasks
 from tests.test_crash import lines, until
 
@@ -88,9 +92,16 @@ def test_a_ping_is_posted_with_how_it_ended(database):
         with SyncClient(database, workers=1, runner="own", hooks=hooks) as client:
             client.submit(abs, -1).wait(timeout=10)
             client.submit(tasks.raises_key_error).wait(timeout=10)
-            until(lambda: len(pinged) == 2)
+            command = producer.build_command(Command(argv=None, shell="exit 7", cwd="/"), None, JobOptions())
+            client._store([command])
+            until(lambda: len(pinged) == 6)
+            [follower] = client._call(Connection.read, event_store.followers)
+        assert follower[1] is not None, "for the runner's lifetime alone: events cost everybody something"
         server.shutdown()
-    assert pinged == ["/id/0", "/id/1"]
+    assert [path for path in pinged if path != "/id/start"] == ["/id/0", "/id/1", "/id/7"]
+    assert pinged.count("/id/start") == 3
+    with SyncClient(database, runner="never") as client:
+        assert client._call(Connection.read, event_store.followers) == []
 
 
 @pytest.mark.parametrize(

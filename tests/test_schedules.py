@@ -527,7 +527,7 @@ def test_a_runner_makes_the_jobs_of_a_task_and_runs_them(tmp_path):
 import time
 from fastworker_lite import SyncClient, current_job, task
 
-@task(repeat_interval=0.2, repeat_count=3)
+@task(repeat_interval=0.2, repeat_count=3, overlap="allow")
 def tick():
     print(current_job().scheduled_for.isoformat())
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import stat
+import statistics
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
+from fastworker_lite import SyncClient
 from fastworker_lite.paths import SidePaths
 from fastworker_lite.sockets import (
     MAX_PATH,
@@ -20,6 +26,8 @@ from fastworker_lite.sockets import (
     remove_stale_sockets,
     socket_directory,
 )
+from fastworker_lite.store import runners
+from tests.test_crash import children_of, until
 
 
 @pytest.fixture
@@ -122,3 +130,45 @@ def test_only_sockets_that_nobody_has_open_are_swept_away(tmp_path, wake):
     remove_stale_sockets(str(tmp_path))
 
     assert sorted(os.listdir(tmp_path)) == ["file", "w"]
+
+
+# ---- hostility
+
+
+def test_three_hundred_hostile_datagrams_to_each_socket_of_a_runner_and_of_a_waiter_change_nothing(tmp_path):
+    """What a datagram says is never read, only that it came: a job is run as quickly as ever, and nobody spins."""
+    from tests.test_listener import hostile
+
+    seed = int(os.environ.get("FWL_SEED", time.time_ns() % 1_000_000))
+    chance = random.Random(seed)
+    with SyncClient(tmp_path / "jobs.db", workers=1, runner="own", durability="normal") as client:
+        assert client.submit(abs, -1).result(timeout=20) == 1
+        waiting = client.options(delay=30).submit(abs, -2)
+        waiter = threading.Thread(target=waiting.wait, args=(2.0,))
+        waiter.start()  # and with it the socket of a waiter
+        workers = children_of(os.getpid())
+        directory = Path(client._call(lambda connection: connection.read(runners.addresses))[0].wake).parent
+        until(lambda: len(list(directory.iterdir())) >= 5)
+        addresses = [str(path) for path in directory.iterdir() if stat.S_ISSOCK(path.stat().st_mode)]
+        took = []
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as caller:
+            caller.setblocking(False)
+            for number in range(310):
+                for address in addresses:
+                    with contextlib.suppress(OSError):  # too long for a datagram, or nobody there any more
+                        caller.sendto(hostile(chance, number)[: chance.choice([1, 100, 60_000, 10**7])], address)
+                if number % 31 == 0:
+                    began = time.perf_counter()
+                    assert client.submit(abs, -number).result(timeout=10) == number
+                    took.append(time.perf_counter() - began)
+        waiter.join()
+        before = time.process_time()
+        time.sleep(0.5)
+        spun = time.process_time() - before
+        assert children_of(os.getpid()) == workers
+    print(
+        f"FWL_SEED={seed}: 310 sequences to {len(addresses)} sockets; a job took {statistics.median(took) * 1000:.1f} ms"
+    )
+    assert len(addresses) >= 5
+    assert statistics.median(took) <= 0.05
+    assert spun < 0.25

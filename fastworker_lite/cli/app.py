@@ -19,7 +19,9 @@ from . import (
     draining,
     explaining,
     listing,
+    notifying,
     pruning,
+    queueing,
     reading,
     retrying,
     running,
@@ -80,6 +82,20 @@ listeners.callback(invoke_without_command=True)(telling.list_listeners)
 for name in ("add", "remove", "pause", "resume", "redeliver"):
     listeners.command(name, cls=Command, context_settings=_SETTINGS)(getattr(telling, name))
 app.add_typer(listeners, name="listeners")
+
+queue = typer.Typer(cls=Group, rich_markup_mode=None, context_settings=_SETTINGS)
+queue.callback(invoke_without_command=True)(queueing.list_queues)
+queue.command("list", cls=Command, context_settings=_SETTINGS)(queueing.list_)
+queue.command("set", cls=Command, context_settings=_SETTINGS)(queueing.set_)
+queue.command("add", cls=Command, context_settings=_SETTINGS, hidden=True)(queueing.set_)
+for name in ("pause", "resume", "remove"):
+    queue.command(name, cls=Command, context_settings=_SETTINGS)(getattr(queueing, name))
+app.add_typer(queue, name="queue")
+
+notify = typer.Typer(cls=Group, rich_markup_mode=None, context_settings=_SETTINGS, help="Try how ends are told.")
+notify.callback()(notifying.group)
+notify.command("test", cls=Command, context_settings=_SETTINGS)(notifying.test)
+app.add_typer(notify, name="notify")
 
 schedules = typer.Typer(cls=Group, rich_markup_mode=None, context_settings=_SETTINGS)
 schedules.callback(invoke_without_command=True)(cron.without_command)

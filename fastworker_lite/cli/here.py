@@ -14,10 +14,12 @@ from ..exchange import Exchange, Report, open_lease
 from ..job import Claimed, Job, Lane, State
 from ..leases import ProcessIdentity
 from ..sockets import Waker, wait_readable
-from ..store import due, jobs, queries, runners, waiters
+from ..store import dependencies, due, jobs, limits, queries, runners, waiters
 from ..store.connection import Connection
+from ..watches import FileWatch
+from . import abandoned
 from .attending import Attendant
-from .session import Session
+from .session import Session, live_runners
 from .signals import ENDING, Signals
 from .terminals import Shown
 
@@ -32,7 +34,7 @@ def run_here(session: Session, job_id: int, signals: Signals, shown: Shown) -> J
         me = ProcessIdentity.mine().text()
         worker = connection.write_fast(runners.add_worker, lease.name, None, Lane.SYNC, me, time.time())
         attendant = Attendant(connection, lease, signals, session.config, shown)
-        job = _run_until_ended(connection, worker, job_id, attendant, signals)
+        job = _run_until_ended(session, connection, worker, job_id, attendant, signals)
         # Not in a finally: whoever runs next must find a worker that died holding a job, and queue the job again.
         connection.write_fast(runners.remove_worker, worker)
     lease.remove()
@@ -40,7 +42,7 @@ def run_here(session: Session, job_id: int, signals: Signals, shown: Shown) -> J
 
 
 def _run_until_ended(
-    connection: Connection, worker: int, job_id: int, attendant: Attendant, signals: Signals
+    session: Session, connection: Connection, worker: int, job_id: int, attendant: Attendant, signals: Signals
 ) -> Job | None:
     waker = Waker()
     exchange = Exchange(connection, worker, Lane.SYNC, None, waker)
@@ -56,6 +58,8 @@ def _run_until_ended(
             job = _find(connection, job_id)
         if job.state is State.SCHEDULED:
             _sleep(signals, (job.due_at or 0.0) - time.time())
+        elif job.state is State.BLOCKED and not live_runners(connection):
+            _wait_for_room(session, connection, waker, job, signals)
         elif job.has_ended or claimed is None:
             return job if job.has_ended else None
 
@@ -67,11 +71,27 @@ def _claim(connection: Connection, waker: Waker, job_id: int, worker: int) -> Cl
         now = time.time()
         expired = due.expire(sql, now)
         due.make_due(sql, now)
-        return jobs.claim_one(sql, job_id, worker, now), waiters.take(sql, expired)
+        limits.release_by_time(sql, now)
+        ended = [*expired, *dependencies.resolve(sql, now).cancelled]
+        return jobs.claim_one(sql, job_id, worker, now), waiters.take(sql, ended)
 
     claimed, waiting = connection.write(transact)
     waker.poke_all(waiting)
     return claimed
+
+
+def _wait_for_room(session: Session, connection: Connection, waker: Waker, job: Job, signals: Signals) -> None:
+    """Wait until somebody writes into the file, or gives up a place under a limit by dying: nobody else would notice."""
+    holders = connection.read(limits.holders, job.id)
+    abandoned.recover(session, connection, waker, holders)
+    watch = FileWatch(connection.paths.wal)
+    try:
+        watch.arm()
+        if _find(connection, job.id).state is State.BLOCKED:
+            wait_readable([signals.fileno(), watch.fileno()], 1.0)
+    finally:
+        watch.close()
+    signals.count += sum(1 for number in signals.take() if number in ENDING)
 
 
 def _find(connection: Connection, job_id: int) -> Job:

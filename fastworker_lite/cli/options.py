@@ -182,6 +182,38 @@ Expires = Annotated[
 OnLost = Annotated[
     str | None, typer.Option("--on-lost", metavar="retry|fail", help="What becomes of the job when its worker dies.")
 ]
+After = Annotated[
+    list[str] | None, typer.Option("--after", metavar="IDS", help="Begin when these jobs have succeeded: 46 or 46,47.")
+]
+AfterAny = Annotated[
+    list[str] | None, typer.Option("--after-any", metavar="IDS", help="Begin when these have ended, however they did.")
+]
+AfterFailure = Annotated[
+    list[str] | None, typer.Option("--after-fail", metavar="IDS", help="Begin when one of these has failed.")
+]
+Unique = Annotated[
+    str | None, typer.Option("--unique", metavar="KEY", help="Add nothing while a job with this key waits or runs.")
+]
+OnConflict = Annotated[
+    str | None, typer.Option("--on-conflict", metavar="keep|fail|replace", help="What to do then.  [default: keep]")
+]
+IdempotencyKey = Annotated[
+    str | None, typer.Option("--idempotency-key", metavar="KEY", help="Add one job in 24 hours, also if it has ended.")
+]
+Debounce = Annotated[
+    str | None, typer.Option("--debounce", metavar="DUR", help="With --unique: begin after so long without another.")
+]
+Lock = Annotated[
+    str | None, typer.Option("--lock", metavar="NAME", help="Of the jobs with this lock, run one at a time.")
+]
+SkipIfRunning = Annotated[
+    bool, typer.Option("--skip-if-running", help="With --lock: add nothing while another job has or awaits it.")
+]
+Concurrency = Annotated[
+    int | None, typer.Option("--concurrency", metavar="N", help="Run so many of this program's jobs at a time.")
+]
+Rate = Annotated[str | None, typer.Option("--rate", metavar="N/s|m|h|d", help="Begin so many of them in a span.")]
+Key = Annotated[str | None, typer.Option("--key", metavar="TEXT", help="Count only those with this key for that.")]
 Folder = Annotated[str | None, typer.Option("--cwd", "-C", metavar="DIR", help="Where to run it, instead of here.")]
 CleanEnvironment = Annotated[bool, typer.Option("--clean-env", help="Keep only PATH, HOME, USER, LANG and the like.")]
 Environment = Annotated[list[str] | None, typer.Option("--env", metavar="K=V", help="Set a variable; may be repeated.")]

@@ -69,6 +69,7 @@ _BY_CLASS: tuple[tuple[type[BaseException], int], ...] = (
     (errors.SchemaTooNew, CONFIG),
     (errors.StorageError, IO),
     (errors.QueueFull, REFUSED),
+    (errors.JobExists, REFUSED),
     (errors.PoolFailed, BUG),
     (errors.JobNotFound, NOT_FOUND),
     (errors.ConfigError, USAGE),

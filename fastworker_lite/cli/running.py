@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import producer
-from ..job import Job, State
+from ..job import Job, NewJob, State
 from ..sockets import Waker
 from ..store import queries
 from ..store.connection import Connection
@@ -22,7 +22,15 @@ from .ordering import Order, build
 from .problems import usage
 from .records import exit_code, seconds_taken, sentence
 from .session import Session, live_runners
-from .submitting import capture_environment, check_own_queues, parse_options, store
+from .submitting import (
+    capture_environment,
+    check_own_queues,
+    lock_holder,
+    parse_ids,
+    parse_options,
+    say_skipped,
+    store,
+)
 
 if TYPE_CHECKING:
     from .signals import Signals
@@ -58,6 +66,14 @@ def run(
     expires: options.Expires = None,
     notify: options.Notify = None,
     on_lost: options.OnLost = None,
+    after: options.After = None,
+    after_any: options.AfterAny = None,
+    after_fail: options.AfterFailure = None,
+    lock: options.Lock = None,
+    skip_if_running: options.SkipIfRunning = False,
+    concurrency: options.Concurrency = None,
+    rate: options.Rate = None,
+    key: options.Key = None,
     cwd: options.Folder = None,
     clean_env: options.CleanEnvironment = False,
     env: options.Environment = None,
@@ -84,6 +100,8 @@ def run(
             queue=queue, priority=priority, name=name, timeout=timeout, grace=grace, retries=retries,
             retry_delay=retry_delay, retry_backoff=retry_backoff, retry_max_delay=retry_max_delay,
             retry_on_timeout=retry_on_timeout, expires=expires, callback=notify, on_lost=on_lost,
+            after=parse_ids(after), after_any=parse_ids(after_any), after_failure=parse_ids(after_fail),
+            lock=lock, skip_if_running=skip_if_running, concurrency=concurrency, rate=rate, key=key,
         ).over(session.config.job),
     )  # fmt: skip
     from .terminals import Shown
@@ -92,7 +110,15 @@ def run(
     with session.open() as connection:
         if not new_queue:
             check_own_queues(session, connection, jobs)
-        [job_id] = store(connection, jobs)
+        _recover_holder(session, connection, jobs[0])
+        if skip_if_running and (holder := lock_holder(connection, jobs[0])) is not None:
+            say_skipped(connection, holder, jobs[0])
+            return 0
+        stored = store(connection, jobs)
+        [job_id] = stored.ids
+        if stored.existing:
+            say_skipped(connection, job_id, jobs[0])
+            return 0
         return _run(session, connection, job_id, Shown(is_output=not quiet_unless_failed, is_terminal=not no_pty))
 
 
@@ -113,6 +139,16 @@ def _run(session: Session, connection: Connection, job_id: int, shown: Shown) ->
         code = 128 + signals.last
     _put_end(session, job, code, is_told=not shown.is_output)
     return code
+
+
+def _recover_holder(session: Session, connection: Connection, job: NewJob) -> None:
+    """Who has the lock may be dead, and nobody has noticed."""
+    if job.options.lock is not None and (holder := lock_holder(connection, job)) is not None:
+        from . import abandoned
+
+        waker = Waker()
+        abandoned.recover(session, connection, waker, [holder])
+        waker.close()
 
 
 def _run_here(session: Session, connection: Connection, job_id: int, signals: Signals, shown: Shown) -> Job | None:

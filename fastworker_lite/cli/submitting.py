@@ -6,6 +6,7 @@ Runs in: the command line.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,9 +16,10 @@ from .. import producer
 from ..job import Kind, NewJob
 from ..options import JobOptions
 from ..sockets import Waker
-from ..store import situation
+from ..store import limits, queries, situation
 from ..store.connection import Connection
 from ..store.jobs import DEFAULT_QUEUE
+from ..store.submitting import Stored
 from . import options, render
 from .ordering import Order, build, check_task
 from .problems import usage
@@ -62,6 +64,18 @@ def submit(
     expires: options.Expires = None,
     notify: options.Notify = None,
     on_lost: options.OnLost = None,
+    after: options.After = None,
+    after_any: options.AfterAny = None,
+    after_fail: options.AfterFailure = None,
+    unique: options.Unique = None,
+    on_conflict: options.OnConflict = None,
+    idempotency_key: options.IdempotencyKey = None,
+    debounce: options.Debounce = None,
+    lock: options.Lock = None,
+    skip_if_running: options.SkipIfRunning = False,
+    concurrency: options.Concurrency = None,
+    rate: options.Rate = None,
+    key: options.Key = None,
     cwd: options.Folder = None,
     clean_env: options.CleanEnvironment = False,
     env: options.Environment = None,
@@ -96,14 +110,18 @@ def submit(
         options=parse_options(
             queue=queue, priority=priority, name=name, timeout=timeout, grace=grace, retries=retries,
             retry_delay=retry_delay, retry_backoff=retry_backoff, retry_max_delay=retry_max_delay,
-            retry_on_timeout=retry_on_timeout, expires=expires, callback=notify, on_lost=on_lost, delay=delay, at=at, past_ok=past_ok,
+            retry_on_timeout=retry_on_timeout, expires=expires, callback=notify, on_lost=on_lost,
+            after=parse_ids(after), after_any=parse_ids(after_any), after_failure=parse_ids(after_fail),
+            unique=unique, on_conflict=on_conflict, idempotency_key=idempotency_key, debounce=debounce,
+            lock=lock, skip_if_running=skip_if_running, concurrency=concurrency, rate=rate, key=key,
+            delay=delay, at=at, past_ok=past_ok,
         ).over(session.config.job),
     )  # fmt: skip
-    return _submit(session, build(order), is_waited_for=wait, makes_queues=new_queue)
+    return _submit(session, build(order), is_waited_for=wait, makes_queues=new_queue, skips=skip_if_running)
 
 
 #: The options that are spans of time, by the name that each has in `JobOptions`.
-_SPANS = {"timeout": "timeout", "grace": "kill_grace", "retry_delay": "retry_delay", "retry_max_delay": "retry_max_delay", "expires": "expires"}  # fmt: skip
+_SPANS = {"timeout": "timeout", "grace": "kill_grace", "retry_delay": "retry_delay", "retry_max_delay": "retry_max_delay", "expires": "expires", "debounce": "debounce"}  # fmt: skip
 
 
 def parse_options(
@@ -112,9 +130,12 @@ def parse_options(
     at: str | None = None,
     past_ok: bool = False,
     retry_on_timeout: bool = False,
-    **given: str | int | float | None,
+    skip_if_running: bool = False,
+    **given: str | int | float | list[str] | None,
 ) -> JobOptions:
     """The options as they were typed, checked."""
+    if skip_if_running:
+        given["unique"] = lock_key(given.get("lock"), given.get("unique"))
     if delay is not None and at is not None:
         raise usage("give either --in or --at, not both")
     spans = {
@@ -131,6 +152,18 @@ def parse_options(
             "eta": parse_time("--at", at, is_past_ok=past_ok),
         }
     )
+
+
+def lock_key(lock: object, unique: object) -> str:
+    """The unique key of a job that is to be added only while no other one has its lock, or waits for it."""
+    if not isinstance(lock, str) or unique is not None:
+        raise usage("--skip-if-running goes with --lock NAME, and without --unique")
+    return f"lock {lock}"
+
+
+def parse_ids(words: Sequence[str] | None) -> list[str] | None:
+    """Ids of jobs, several in one word or not: 46,47 48."""
+    return None if words is None else [one for word in words for one in word.replace(",", " ").split()]
 
 
 def check_own_queues(session: Session, connection: Connection, jobs: Sequence[NewJob]) -> None:
@@ -153,48 +186,83 @@ def capture_environment(is_clean: bool, pairs: Sequence[str]) -> dict[str, str]:
     return variables | parse_pairs("--env", pairs)
 
 
-def _submit(session: Session, jobs: list[NewJob], *, is_waited_for: bool, makes_queues: bool) -> int:
+def _submit(session: Session, jobs: list[NewJob], *, is_waited_for: bool, makes_queues: bool, skips: bool) -> int:
     with session.open() as connection:
         if not makes_queues:
             check_own_queues(session, connection, jobs)
-        ids = store(connection, jobs)
+        if skips and (holder := lock_holder(connection, jobs[0])) is not None:
+            say_skipped(connection, holder, jobs[0])
+            return 0
+        stored = store(connection, jobs)
         rows = live_runners(connection)
-        _put_ids(session, connection, ids, jobs, is_served=bool(rows))
-        if not rows:
+        _put_ids(session, connection, stored, jobs, is_served=bool(rows))
+        if skips and stored.existing:
+            say_skipped(connection, stored.ids[0], jobs[0])
+        elif len(stored.existing) == len(stored.ids):
+            return 0 if not is_waited_for else _wait(session, connection, stored)
+        elif not rows:
             render.say(NO_WORKER)
         else:
             for name in sorted({job.task for job in jobs if check_task(job) and not knows_task(rows, job.task)}):
                 render.say(
                     f'note: no running worker knows task "{render.clean(name)}"; the job waits for one that does'
                 )
-        if not is_waited_for:
-            return 0
-        from .waiting import until_ended
-
-        return until_ended(session, connection, list(ids), is_pass_through=True)
+        return _wait(session, connection, stored) if is_waited_for else 0
 
 
-def store(connection: Connection, jobs: Sequence[NewJob]) -> range:
+def _wait(session: Session, connection: Connection, stored: Stored) -> int:
+    from .waiting import until_ended
+
+    return until_ended(session, connection, list(stored.ids), is_pass_through=True)
+
+
+def lock_holder(connection: Connection, job: NewJob) -> int | None:
+    """The job that has the lock of this one now."""
+    return connection.read(limits.holder, f"lock {job.options.lock}")
+
+
+def say_skipped(connection: Connection, holder: int, job: NewJob) -> None:
+    """Nothing was added; says for whose sake."""
+    found = connection.read(queries.get, holder)
+    state = "gone" if found is None else str(found.state)
+    if found is not None and found.started_at is not None:
+        state += f" {render.duration(time.time() - found.started_at)}"
+    render.say(f'skipped: job {holder} holds lock "{render.clean(job.options.lock or "")}" ({state})')
+
+
+def store(connection: Connection, jobs: Sequence[NewJob]) -> Stored:
     """Store the jobs in one transaction and wake who can run them."""
     waker = Waker()
     try:
-        return producer.submit(connection, waker, [producer.Submission(jobs)])[0]
+        return producer.submit_one(connection, waker, producer.Submission(jobs))
     finally:
         waker.close()
 
 
-def _put_ids(session: Session, connection: Connection, ids: range, jobs: list[NewJob], *, is_served: bool) -> None:
+def _put_ids(session: Session, connection: Connection, stored: Stored, jobs: list[NewJob], *, is_served: bool) -> None:
+    ids = stored.ids
     if session.is_json:
         for job_id, job in zip(ids, jobs, strict=True):
-            session.put_json("fwl.submitted/1", **_submitted(connection, job_id, job, is_served))
+            fields = _submitted(connection, job_id, job, is_served)
+            session.put_json("fwl.submitted/1", **fields | {"created": job_id not in stored.existing})
         return
     for job_id in ids:
         print(job_id)
     render.flush()
-    if len(ids) == 1:
+    for job_id in sorted(stored.existing):
+        _say_kept(connection, job_id)
+    if len(ids) == 1 and not stored.existing:
         queue = jobs[0].options.queue or DEFAULT_QUEUE
         ahead = connection.read(situation.count_ahead, ids[0])
         session.chat(f'queued in "{render.clean(queue)}" ({ahead} ahead) - follow: fwl logs -f {ids[0]}')
+
+
+def _say_kept(connection: Connection, job_id: int) -> None:
+    job = connection.read(queries.get, job_id)
+    if job is not None:
+        key = job.unique_key or job.idempotency_key or ""
+        which = "unique" if job.unique_key else "idempotency"
+        render.say(f'already {job.state} as job {job_id} ({which} key "{render.clean(key)}"); nothing added')
 
 
 def _submitted(connection: Connection, job_id: int, job: NewJob, is_served: bool) -> dict[str, object]:
@@ -208,7 +276,7 @@ def _submitted(connection: Connection, job_id: int, job: NewJob, is_served: bool
         "kind": str(Kind(job.kind)),
         "ahead": connection.read(situation.count_ahead, job_id),
         "created": True,
-        "unique_key": None,
+        "unique_key": job.options.unique,
         "run_after": render.rfc3339(row[2]),
         "worker_alive": is_served,
     }

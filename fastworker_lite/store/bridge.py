@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
-from ..errors import DatabaseGone
+from ..errors import DatabaseGone, FastWorkerError
 from .connection import Connection
 
 T = TypeVar("T")
@@ -105,9 +105,11 @@ class SharedCommit(Generic[Request, Reply]):
     _MOST = 1000
 
     def __init__(
-        self, connection: AsyncConnection, transact: Callable[[Connection, Sequence[Request]], Sequence[Reply]]
+        self,
+        connection: AsyncConnection,
+        transact: Callable[[Connection, Sequence[Request]], Sequence[Reply | FastWorkerError]],
     ) -> None:
-        """*transact* stores all requests in one transaction and returns a reply for each."""
+        """*transact* stores all requests in one transaction and returns, for each, a reply or why it was refused."""
         self._connection = connection
         self._transact = transact
         self._waiting: deque[tuple[Request, asyncio.Future[Reply]]] = deque()

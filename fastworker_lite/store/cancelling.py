@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
+from ..errors import JobExists
 from ..options import Policy
 
 
@@ -93,13 +94,30 @@ def asked_to_stop(sql: sqlite3.Connection) -> list[Asked]:
     return [Asked._make(row) for row in rows]
 
 
+_LIVE_WITH_KEY = """
+SELECT id, state
+  FROM job INDEXED BY job_unique
+ WHERE unique_key IS NOT NULL AND cancel IS NULL AND (debounce IS NULL OR claim = 0)
+   AND (state = 'queued' OR state = 'scheduled' OR state = 'blocked' OR state = 'running')
+   AND unique_key = ?
+"""
+
+
+def live_with_key(sql: sqlite3.Connection, key: str) -> tuple[int, str] | None:
+    """Id and state of the job that waits or runs with this unique key."""
+    found: tuple[int, str] | None = sql.execute(_LIVE_WITH_KEY, (key,)).fetchone()
+    return found
+
+
 def retry(sql: sqlite3.Connection, job_id: int) -> str | None:
     """Queue an ended job again: the same id, attempts go on, failures count anew. Returns the state it was in.
 
-    Only a failed, cancelled or expired one changes.
+    Only a failed, cancelled or expired one changes. Raises `JobExists` when another has its unique key by now.
     """
-    row = sql.execute("SELECT state FROM job WHERE id = ?", (job_id,)).fetchone()
+    row = sql.execute("SELECT state, unique_key FROM job WHERE id = ?", (job_id,)).fetchone()
     if row is not None and row[0] in ("failed", "cancelled", "expired"):
+        if row[1] is not None and (other := live_with_key(sql, row[1])) is not None:
+            raise JobExists(other[0], row[1])
         sql.execute(
             """
             INSERT OR REPLACE INTO attempt (job, number, outcome, started_at, finished_at, reason, error_type, error,
@@ -119,7 +137,7 @@ def retry(sql: sqlite3.Connection, job_id: int) -> str | None:
             """
             UPDATE job
                SET state = 'queued', failures = 0, deaths = 0, cancel = NULL, cancel_signal = NULL,
-                   cancel_grace = NULL, due_at = NULL, expires_at = NULL,
+                   cancel_grace = NULL, due_at = NULL, expires_at = NULL, waits_for = NULL,
                    started_at = NULL, finished_at = NULL, reason = NULL, error = NULL, error_type = NULL,
                    traceback = NULL, exit_code = NULL, signal = NULL
              WHERE id = ?

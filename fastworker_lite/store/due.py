@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 
 from ..job import Lane
+from . import limits
 
 
 def make_due(sql: sqlite3.Connection, now: float) -> list[int]:
@@ -50,9 +51,10 @@ def expire(sql: sqlite3.Connection, now: float) -> list[int]:
 
 
 def next_due(sql: sqlite3.Connection) -> float | None:
-    """When the next scheduled job is due, or the next job expires."""
+    """When the next scheduled job is due, the next job expires, or the next one that waits for a rate may begin."""
     due = sql.execute("SELECT min(due_at) FROM job WHERE state = 'scheduled'").fetchone()[0]
     expires = sql.execute(
         "SELECT min(expires_at) FROM job WHERE expires_at IS NOT NULL AND state IN ('queued', 'scheduled', 'blocked')"
     ).fetchone()[0]
-    return min((moment for moment in (due, expires) if moment is not None), default=None)
+    moments = (due, expires, limits.next_release(sql))
+    return min((moment for moment in moments if moment is not None), default=None)

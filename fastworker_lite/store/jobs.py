@@ -7,22 +7,27 @@ Runs in: every process.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ..job import Claimed, Lane, NewJob
+from ..job import Claimed, Lane, NewJob, Parent
+from . import limits
 
 DEFAULT_QUEUE = "default"
+#: What stands in `waits_for` of a job that waits for others. (Else it is the key of a limit.)
+WAITS_FOR_JOBS = "jobs"
 
 # ---- submitting
 
-_INSERT = """
-INSERT INTO job (state, queue, lane, priority, created_at, due_at, expires_at, kind, task, name, timeout, retries,
-                 retry_delay, on_lost, policy, callback, callback_data, park, environment, checksum, target, payload)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_COLUMNS = (
+    "state, queue, lane, priority, created_at, due_at, expires_at, kind, task, name, timeout, retries, retry_delay, on_lost, "
+    "policy, callback, callback_data, waits_for, reason, limits, inputs, unique_key, debounce, idempotency_key, park, "
+    "environment, checksum, target, payload"
+)
+_INSERT = f"INSERT INTO job ({_COLUMNS}) VALUES ({', '.join('?' for _ in _COLUMNS.split(','))})"
 
 
 def insert(sql: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> range:
@@ -38,14 +43,19 @@ def insert(sql: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> range
         sql.executemany(_INSERT, [_row(job, now, environments) for job in jobs])
         last = sql.execute("SELECT last_insert_rowid()").fetchone()[0]
     assert last is not None
-    return range(last - len(jobs) + 1, last + 1)
+    ids = range(last - len(jobs) + 1, last + 1)
+    for job_id, job in zip(ids, jobs, strict=True):
+        if job.limits is not None:
+            limits.note(sql, job_id, job.limits)
+    return ids
 
 
 def _row(job: NewJob, now: float, environments: dict[bytes, int]) -> tuple[Any, ...]:
     options = job.options
     due_at = options.due_at(now)
+    state = "queued" if due_at is None else "scheduled"
     return (
-        "queued" if due_at is None else "scheduled",
+        "blocked" if job.parents else state,
         options.queue or DEFAULT_QUEUE,
         job.lane,
         options.priority or 0,
@@ -62,12 +72,30 @@ def _row(job: NewJob, now: float, environments: dict[bytes, int]) -> tuple[Any, 
         options.policy(),
         options.callback,
         options.callback_data,
+        WAITS_FOR_JOBS if job.parents else None,
+        _after(job.parents) if job.parents else None,
+        job.limits,
+        _inputs(job) if job.inputs else None,
+        options.unique,
+        options.debounce,
+        options.idempotency_key,
         job.is_parked_if_unknown,
         environments.get(job.environment) if job.environment is not None else None,
         job.checksum,
         job.target,
         job.payload,
     )
+
+
+def _after(parents: Sequence[Parent]) -> str:
+    """Why it waits, for a person."""
+    more = f" and {len(parents) - 5} more" if len(parents) > 5 else ""
+    return f"after {', '.join(str(parent.number) for parent in parents[:5])}{more}"
+
+
+def _inputs(job: NewJob) -> str:
+    ids = [parent.number for parent in job.inputs]
+    return json.dumps(ids[0] if job.is_one_input else ids)
 
 
 def _environment(sql: sqlite3.Connection, data: bytes) -> int:
@@ -89,7 +117,7 @@ def environment(sql: sqlite3.Connection, environment_id: int) -> bytes:
 
 CLAIMED = """id, claim, attempt, failures, kind, task, target, payload, checksum, timeout, retries, retry_delay, on_lost, policy,
        park, queue, environment, (callback IS NOT NULL OR EXISTS (SELECT 1 FROM listener)) AS is_told,
-       scheduled_for"""
+       limits, inputs, scheduled_for"""
 
 _NEXT = f"""
 SELECT {CLAIMED}
@@ -149,33 +177,42 @@ class Wanted(NamedTuple):
     #: The queues to serve, None for all.
 
 
-def claim(sql: sqlite3.Connection, wanted: Wanted, now: float) -> list[Claimed]:
-    """Mark the next jobs as running by this process and return them in the order of their turn."""
-    for queue in _open_queues(sql, wanted.queues, now):
-        found = sql.execute(
-            _NEXT if wanted.unknown is None else _NEXT_KNOWN,
-            {"queue": queue, "lane": wanted.lane, "limit": wanted.limit, "unknown": wanted.unknown, "now": now},
-        ).fetchall()
-        if found:
-            picked = wanted.pick([Claimed._make(row) for row in found])
-            return _mark_running(sql, picked, wanted.worker, now)
+def claim(sql: sqlite3.Connection, wanted: Wanted, now: float) -> list[Claimed] | None:
+    """Mark the next jobs as running by this process and return them in the order of their turn.
+
+    None when so many have been put aside for their limits that others should have the gate: there may be more to claim.
+    """
+    aside = 0
+    for queue in limits.open_queues(sql, wanted.queues, now):
+        if queue.is_limited and not limits.has_room(sql, queue, now):
+            continue
+        most = 1 if queue.is_limited else wanted.limit
+        while found := _next(sql, queue.name, wanted, most, now):
+            admitted = limits.admit(sql, found, now)
+            if admitted:
+                if queue.is_limited:
+                    limits.begin_of(sql, queue, now)
+                claimed = _mark_running(sql, wanted.pick(admitted), wanted.worker, now)
+                return [job._replace(limits=job.limits or "[]") for job in claimed] if queue.is_limited else claimed
+            aside += len(found)
+            if aside >= limits.MOST_ASIDE:
+                return None
     return []
 
 
+def _next(sql: sqlite3.Connection, queue: str, wanted: Wanted, most: int, now: float) -> list[Claimed]:
+    rows = sql.execute(
+        _NEXT if wanted.unknown is None else _NEXT_KNOWN,
+        {"queue": queue, "lane": wanted.lane, "limit": most, "unknown": wanted.unknown, "now": now},
+    )
+    return [Claimed._make(row) for row in rows.fetchall()]
+
+
 def claim_one(sql: sqlite3.Connection, job_id: int, worker: int, now: float) -> Claimed | None:
-    """Mark this one job as running, or return None when it is not queued."""
+    """Mark this one job as running, or return None when it is not queued, or over a limit."""
     row = sql.execute(_NEXT_ONE, (job_id, now)).fetchone()
-    return _mark_running(sql, [Claimed._make(row)], worker, now)[0] if row else None
-
-
-def _open_queues(sql: sqlite3.Connection, served: tuple[str, ...] | None, now: float) -> list[str]:
-    names = [row[0] for row in sql.execute("SELECT name FROM queue WHERE NOT paused ORDER BY name")]
-    if served is not None:
-        names = [name for name in names if name in served]
-    if len(names) > 1:  # none may starve behind another: each is first in turn
-        first = int(now * 1000) % len(names)
-        names = names[first:] + names[:first]
-    return names
+    admitted = limits.admit(sql, [Claimed._make(row)], now) if row else []
+    return _mark_running(sql, admitted, worker, now)[0] if admitted else None
 
 
 def _mark_running(sql: sqlite3.Connection, jobs: list[Claimed], worker: int, now: float) -> list[Claimed]:

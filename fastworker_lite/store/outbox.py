@@ -117,19 +117,62 @@ def overdue(sql: sqlite3.Connection, address: str, before: float, most: int) -> 
 
 _LIMITS = (("too old", _TOO_OLD), ("too many", _TOO_MANY))
 
+_GIVE_UP = """
+UPDATE outbox
+   SET dead = :reason
+ WHERE dead IS NULL
+   AND address = :address
+   AND id <= :last
+"""
+
 
 def give_up_until(sql: sqlite3.Connection, address: str, last: int, reason: str) -> None:
     """Try those no more that wait for *address*, up to the *last*."""
-    sql.execute(
+    sql.execute(_GIVE_UP, {"reason": reason, "address": address, "last": last})
+
+
+def _of_a_paused_listener(statement: str) -> str:
+    return statement.replace("dead IS NULL", "dead = 'paused' AND dead IS NOT NULL")  # the last term names the index
+
+
+_PAUSED = tuple((reason, _of_a_paused_listener(query)) for reason, query in _LIMITS)
+_GIVE_UP_PAUSED = _of_a_paused_listener(_GIVE_UP)
+
+
+def give_up_overdue(sql: sqlite3.Connection, before: float, most: int) -> int:
+    """Try no more what is older than *before*, and the oldest of more than *most* for one address, whatever keeps them there.
+
+    A listener may be away, or silent, or paused. Returns how many were given up.
+    """
+    count = 0
+    for (address,) in sql.execute("SELECT DISTINCT address FROM outbox").fetchall():
+        for limits, statement in ((_LIMITS, _GIVE_UP), (_PAUSED, _GIVE_UP_PAUSED)):
+            for reason, query in limits:
+                row = sql.execute(query, {"address": address, "before": before, "most": most}).fetchone()
+                if row is not None and row[0] is not None:
+                    count += sql.execute(statement, {"reason": reason, "address": address, "last": row[0]}).rowcount
+    return count
+
+
+def forget_dead(sql: sqlite3.Connection, before: float, most: int) -> int:
+    """Delete what was given up and is older than *before*, or among the oldest of more than *most* for one address.
+
+    At most 1,000 at a time. Returns how many.
+    """
+    return sql.execute(
         """
-        UPDATE outbox
-           SET dead = :reason
-         WHERE dead IS NULL
-           AND address = :address
-           AND id <= :last
+        DELETE FROM outbox
+         WHERE id IN (SELECT id
+                        FROM (SELECT id, finished_at, row_number() OVER (PARTITION BY address ORDER BY id DESC) AS place
+                                FROM outbox
+                               WHERE dead IS NOT NULL
+                                 AND dead <> 'paused')
+                       WHERE finished_at < :before
+                          OR place > :most
+                       LIMIT 1000)
         """,
-        {"reason": reason, "address": address, "last": last},
-    )
+        {"before": before, "most": most},
+    ).rowcount
 
 
 class Backlog(NamedTuple):

@@ -14,7 +14,7 @@ from ..job import TERMINAL, Attempt, Job, Kind, Progress, State
 
 _FIELDS = (
     "id, state, reason, kind, task, name, queue, priority, created_at, due_at, started_at, finished_at, attempt, failures, "
-    "retries, timeout, expires_at, worker, worker_pid, cancel, exit_code, signal, error_type, error, traceback"
+    "retries, timeout, expires_at, worker, worker_pid, cancel, unique_key, idempotency_key, limits, exit_code, signal, error_type, error, traceback"
 )
 _NAMES = tuple(name.strip() for name in _FIELDS.split(","))
 _TERMINAL = "('succeeded', 'failed', 'cancelled', 'expired')"
@@ -86,6 +86,16 @@ def result(sql: sqlite3.Connection, job_id: int) -> Ended | None:
     """One job with its result, whether it has ended or not; None when there is no such job."""
     row = sql.execute(_RESULT, (job_id,)).fetchone()
     return Ended(_job(row), row[-2], row[-1]) if row else None
+
+
+def count_ended(sql: sqlite3.Connection, ids: Iterable[int]) -> int:
+    """How many of these jobs have ended; one that is no longer there has."""
+    wanted = list(ids)
+    row = sql.execute(
+        "SELECT count(*) FROM job WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NULL",
+        (json.dumps(wanted),),
+    ).fetchone()
+    return len(wanted) - int(row[0])
 
 
 def payload(sql: sqlite3.Connection, job_id: int) -> bytes | None:

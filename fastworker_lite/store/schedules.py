@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 _ROW = "name, origin, source, spec, paused, made, tick, next_at, task"
-_JOB = "kind, task, lane, park, options, checksum, target, payload, environment"
+_JOB = "kind, task, lane, park, options, checksum, target, payload, environment, limits"
 _ALL = f"SELECT {_ROW} FROM schedule ORDER BY name"
 _ONE = f"SELECT {_ROW} FROM schedule WHERE name = ?"
 _ONES_JOB = f"SELECT {_JOB} FROM schedule WHERE name = ?"
@@ -79,14 +79,15 @@ def put(sql: sqlite3.Connection, new: NewSchedule, tick: float | None, next_at: 
     sql.execute(
         """
         INSERT INTO schedule (name, origin, source, spec, tick, next_at, kind, task, lane, park, options, checksum,
-                              target, payload, environment)
+                              target, payload, environment, limits)
         VALUES (:name, :origin, :source, :spec, :tick, :next_at, :kind, :task, :lane, :park, :options, :checksum,
-                :target, :payload, :environment)
+                :target, :payload, :environment, :limits)
         ON CONFLICT (name) DO UPDATE
            SET origin = excluded.origin, source = excluded.source, spec = excluded.spec, tick = excluded.tick,
                next_at = excluded.next_at, kind = excluded.kind, task = excluded.task, lane = excluded.lane,
                park = excluded.park, options = excluded.options, checksum = excluded.checksum,
-               target = excluded.target, payload = excluded.payload, environment = excluded.environment
+               target = excluded.target, payload = excluded.payload, environment = excluded.environment,
+               limits = excluded.limits
         """,
         {
             "name": new.name, "origin": new.origin, "source": new.source, "spec": new.schedule.to_json(),
@@ -137,12 +138,12 @@ def _job_row(job: NewJob) -> dict[str, Any]:
     return {
         "kind": job.kind, "task": job.task, "lane": job.lane, "park": job.is_parked_if_unknown,
         "options": _write_options(job.options), "checksum": job.checksum, "target": job.target, "payload": job.payload,
-        "environment": job.environment,
+        "environment": job.environment, "limits": job.limits,
     }  # fmt: skip
 
 
 def _job(row: Sequence[Any]) -> NewJob:
-    kind, task, lane, park, options, checksum, target, payload, environment = row
+    kind, task, lane, park, options, checksum, target, payload, environment, limits = row
     return NewJob(
         kind=Kind(kind),
         task=task,
@@ -153,11 +154,13 @@ def _job(row: Sequence[Any]) -> NewJob:
         options=_read_options(options),
         is_parked_if_unknown=bool(park),
         environment=environment,
+        limits=limits,
     )
 
 
 def _write_options(options: JobOptions) -> str:
     given = {field.name: value for field in fields(options) if (value := getattr(options, field.name)) is not None}
+    given.pop("key", None)  # what came of it stands in the limits
     if isinstance(options.expires, timedelta):
         given["expires"] = {"seconds": options.expires.total_seconds()}
     return json.dumps(given)

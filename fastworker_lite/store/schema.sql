@@ -44,19 +44,33 @@ CREATE TABLE job (
     result_checksum INTEGER,
     callback     TEXT,                                -- the socket where its end is told
     callback_data TEXT,                               -- JSON, sent along
-    told         TEXT                                 -- its result as listeners get it: a JSON object, see tell() in serialization
+    told         TEXT,                                -- its result as listeners get it: a JSON object, see tell() in serialization
+    waits_for    TEXT,                                -- what a blocked job waits for: a limit's key, or 'jobs'
+    limits       TEXT,                                -- JSON, see limits.py: what it must not exceed while it runs
+    inputs       TEXT,                                -- JSON, whose results are its first argument: an id, or a list of them
+    unique_key   TEXT,                                -- one job with it waits or runs
+    debounce     REAL,                                -- until it is claimed: what comes next with its unique_key takes its place
+    idempotency_key TEXT
 ) STRICT;
 
 -- What a claim reads. Scheduled jobs are kept apart: in one index, 50,000 future jobs made a claim cost 5-15 ms.
 CREATE INDEX job_queued    ON job (queue, lane, priority DESC, id) WHERE state = 'queued';
 CREATE INDEX job_scheduled ON job (due_at)                         WHERE state = 'scheduled';
 CREATE INDEX job_blocked   ON job (task)                           WHERE state = 'blocked';
+CREATE INDEX job_waiting   ON job (waits_for, queue, lane, priority DESC, id) WHERE state = 'blocked' AND waits_for IS NOT NULL;
 -- What recovery reads.
 CREATE INDEX job_running   ON job (worker)                         WHERE state = 'running';
 
 -- What the runner reads when it is told of a cancel, and what it reads to end what nobody has started in time.
 CREATE INDEX job_cancel    ON job (worker)                         WHERE state = 'running' AND cancel IS NOT NULL;
 CREATE INDEX job_expires   ON job (expires_at)                     WHERE expires_at IS NOT NULL AND state IN ('queued', 'scheduled', 'blocked');
+
+-- What a submit with such a key reads. The first term is false for all other jobs, whose updates pay for no more than that.
+-- One that somebody wants cancelled makes room for its successor.
+CREATE UNIQUE INDEX job_unique ON job (unique_key)
+    WHERE unique_key IS NOT NULL AND cancel IS NULL AND (debounce IS NULL OR claim = 0)
+      AND (state = 'queued' OR state = 'scheduled' OR state = 'blocked' OR state = 'running');
+CREATE INDEX job_idempotent ON job (idempotency_key) WHERE idempotency_key IS NOT NULL;
 
 -- Earlier tries of a job. The last one stands in the job itself: a job that succeeds at once has no row here.
 CREATE TABLE attempt (
@@ -74,6 +88,83 @@ CREATE TABLE attempt (
     worker_pid  INTEGER,
     PRIMARY KEY (job, number)
 ) STRICT, WITHOUT ROWID;
+
+-- The limits of jobs that are freed by the end of another, for the trigger below: it may not read JSON, which is no function
+-- that SQLite trusts a schema with.
+CREATE TABLE job_limit (
+    job INTEGER NOT NULL,
+    key TEXT    NOT NULL,
+    PRIMARY KEY (job, key)
+) STRICT, WITHOUT ROWID;
+
+-- Which running jobs take up a place under which limit: an index over the running rows, kept by the claim and by the
+-- trigger below, so that no way of dying leaves a place taken.
+CREATE TABLE slot (
+    key TEXT    NOT NULL,
+    job INTEGER NOT NULL,
+    PRIMARY KEY (key, job)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX slot_of_job ON slot (job);
+
+-- What is left of a rate: a bucket that fills up with time. One without a row is full.
+CREATE TABLE bucket (
+    key     TEXT PRIMARY KEY,
+    tokens  REAL NOT NULL,
+    at      REAL NOT NULL,           -- when that was so
+    most    INTEGER NOT NULL,        -- what it holds,
+    seconds REAL NOT NULL,           -- and in how long that comes
+    wake_at REAL                     -- when whoever waits for it is to be queued
+) STRICT, WITHOUT ROWID;
+
+-- A job that limits let wait is queued when one that ran under the same limit stops, for whatever reason, or when one that
+-- had been queued for that will not run. Of each queue and lane the next one: somebody may serve this one and not that one.
+CREATE TRIGGER job_frees_its_limits
+AFTER UPDATE OF state ON job
+WHEN old.limits IS NOT NULL
+ AND (old.state = 'running' OR old.state = 'queued')
+ AND new.state <> 'running'
+ AND new.waits_for IS NULL
+BEGIN
+    DELETE FROM slot WHERE job = old.id;
+    UPDATE job
+       SET state = 'queued', waits_for = NULL, reason = NULL
+     WHERE id IN (SELECT (SELECT id
+                            FROM job AS next
+                           WHERE next.state = 'blocked'
+                             AND next.waits_for = job_limit.key
+                             AND next.queue = queue.name
+                             AND next.lane = lane.number
+                           ORDER BY next.priority DESC, next.id
+                           LIMIT 1)
+                    FROM job_limit CROSS JOIN queue CROSS JOIN (SELECT 0 AS number UNION ALL SELECT 1) AS lane
+                   WHERE job_limit.job = old.id);
+END;
+
+-- Which job waits for which. An edge stays until one of its jobs is deleted, so that results stay for who needs them.
+CREATE TABLE edge (
+    parent  INTEGER NOT NULL,
+    child   INTEGER NOT NULL,
+    kind    TEXT    NOT NULL,        -- success | any | failure: how the parent has to end
+    outcome TEXT,                    -- how it has ended
+    PRIMARY KEY (parent, child)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX edge_of_child ON edge (child, outcome);
+
+-- Parents whose end nobody has drawn the consequences of: done in the same transaction, see dependencies.py. A trigger that
+-- ended child after child itself would meet SQLite's limit of 1,000 nested triggers.
+CREATE TABLE ended_parent (
+    job INTEGER PRIMARY KEY
+) STRICT;
+
+CREATE TRIGGER job_ended_frees_dependents
+AFTER UPDATE OF state ON job
+WHEN new.finished_at IS NOT NULL
+ AND (new.state = 'succeeded' OR new.state = 'failed' OR new.state = 'cancelled' OR new.state = 'expired')
+ AND EXISTS (SELECT 1 FROM edge WHERE parent = new.id)
+BEGIN
+    UPDATE edge SET outcome = new.state WHERE parent = new.id;
+    INSERT OR IGNORE INTO ended_parent VALUES (new.id);
+END;
 
 CREATE TABLE progress (
     job   INTEGER PRIMARY KEY,
@@ -216,6 +307,9 @@ BEGIN
     DELETE FROM attempt  WHERE job = old.id;
     DELETE FROM progress WHERE job = old.id;
     DELETE FROM waiter   WHERE job = old.id;
+    DELETE FROM job_limit WHERE job = old.id;
+    DELETE FROM edge     WHERE parent = old.id;
+    DELETE FROM edge     WHERE child = old.id;
 END;
 
 -- Whatever way a job comes back from a worker: one that somebody wanted cancelled does not wait for another turn.
@@ -231,7 +325,10 @@ END;
 
 CREATE TABLE queue (
     name   TEXT PRIMARY KEY,
-    paused INTEGER NOT NULL DEFAULT 0
+    paused INTEGER NOT NULL DEFAULT 0,
+    workers    INTEGER,                    -- so many of its jobs run at a time
+    max_length INTEGER,                    -- so many may be queued
+    rate       TEXT                        -- so many are begun, "10/s"
 ) STRICT, WITHOUT ROWID;
 
 -- A command's environment, once for all jobs that share it.
@@ -271,6 +368,11 @@ CREATE TABLE waiter (
     PRIMARY KEY (job, address)
 ) STRICT, WITHOUT ROWID;
 
+-- Databases of applications that submit within their own transactions.
+CREATE TABLE relay (
+    path TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE setting (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -297,7 +399,8 @@ CREATE TABLE schedule (
     checksum    INTEGER NOT NULL,
     target      BLOB,
     payload     BLOB    NOT NULL,
-    environment BLOB                           -- a command's
+    environment BLOB,                          -- a command's
+    limits      TEXT
 ) STRICT;
 CREATE INDEX schedule_next ON schedule (next_at) WHERE next_at IS NOT NULL AND NOT paused;
 
@@ -326,6 +429,7 @@ BEGIN
        SET state = 'queued', reason = NULL
      WHERE new.finished_at IS NOT NULL
        AND state = 'blocked'
+       AND waits_for IS NULL
        AND id = (SELECT min(later.job)
                    FROM tick AS own
                         JOIN tick AS later ON later.schedule = own.schedule AND later.open

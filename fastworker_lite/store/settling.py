@@ -15,6 +15,7 @@ from typing import Any
 from ..job import Claimed, Failure, Lane, Outcome, Progress
 from ..options import Policy, retry_pause
 from ..serialization import result_checksum
+from . import limits
 
 _SUCCEED = """
 UPDATE job
@@ -167,6 +168,13 @@ def give_back(sql: sqlite3.Connection, jobs: Iterable[Claimed]) -> None:
 def change_lane(sql: sqlite3.Connection, job: Claimed, lane: Lane) -> None:
     """Give a job back for the other kind of worker."""
     sql.execute(_CHANGE_LANE, (lane, job.id, job.claim))
+
+
+def set_limits(sql: sqlite3.Connection, job: Claimed) -> None:
+    """Give a job back that was not begun, to be claimed again under the limits that its task has."""
+    sql.execute("UPDATE job SET limits = ? WHERE id = ? AND claim = ?", (job.limits, job.id, job.claim))
+    limits.note(sql, job.id, job.limits or "[]")
+    sql.execute(_GIVE_BACK, (job.id, job.claim))
 
 
 def interrupt(sql: sqlite3.Connection, jobs: Iterable[Claimed], now: float) -> None:
