@@ -96,6 +96,8 @@ def from_call(
         faults[command_only.pop()] = "is for commands"
     else:
         args, kwargs = others.get("args", ()), others.get("kwargs", {})
+        if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
+            raise ConfigError("args must be a list or a tuple and kwargs a mapping: those of the call")
         job = producer.build_call(
             what, tuple(args), dict(kwargs), options, defaults=config.job, max_payload=config.max_payload  # type: ignore[arg-type]
         )  # fmt: skip

@@ -12,7 +12,9 @@ import typer
 from . import (
     cancelling,
     cron,
+    cron_acting,
     cron_check,
+    cron_history,
     cron_import,
     cron_next,
     details,
@@ -103,6 +105,7 @@ schedules.command("list", cls=Command, context_settings=_SETTINGS)(cron.list_sch
 schedules.command("next", cls=Command, context_settings=_SETTINGS)(cron_next.next_ticks)
 schedules.command("check", cls=Command, context_settings=_SETTINGS)(cron_check.check)
 schedules.command("import", cls=Command, context_settings=_SETTINGS)(cron_import.import_crontab)
-for name in ("run", "pause", "resume", "history"):
-    schedules.command(name, cls=Command, context_settings=_SETTINGS)(getattr(cron, name))
+schedules.command("history", cls=Command, context_settings=_SETTINGS)(cron_history.history)
+for name in ("run", "pause", "resume"):
+    schedules.command(name, cls=Command, context_settings=_SETTINGS)(getattr(cron_acting, name))
 app.add_typer(schedules, name="cron")

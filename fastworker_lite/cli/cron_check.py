@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import typer
 
-from .. import declarations, serialization
 from ..config import Config
-from ..declarations import Problem
 from ..job import Command, Kind
-from ..store.schedules import NewSchedule
 from . import render
 from .ordering import find_program
 from .problems import CONFIG
 from .session import Session
+
+if TYPE_CHECKING:
+    from ..declarations import Problem
+    from ..store.schedules import NewSchedule
 
 
 def check(context: typer.Context) -> int:
@@ -27,6 +29,8 @@ def check(context: typer.Context) -> int:
     fwl cron check
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
+    from .. import declarations
+
     config = session.config
     found, problems = declarations.read_config(config)
     told = [(problem, True) for problem in problems]
@@ -51,6 +55,8 @@ def check(context: typer.Context) -> int:
 
 
 def _as_json(config: Config, problem: Problem) -> dict[str, object]:
+    from .. import declarations
+
     return {
         "file": config.path,
         "line": declarations.line_of(config, problem),
@@ -62,6 +68,9 @@ def _as_json(config: Config, problem: Problem) -> dict[str, object]:
 
 def _unfit(new: NewSchedule) -> Iterator[Problem]:
     """What is written as it must be, and could not be run here and now."""
+    from .. import serialization
+    from ..declarations import Problem
+
     if new.job.kind is not Kind.COMMAND:
         return
     command = serialization.decode_command(new.job.payload)

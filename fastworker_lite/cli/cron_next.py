@@ -8,20 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from ..cron import parse_cron
 from ..errors import ConfigError
 from ..schedule import Schedule
-from ..schedules import Status
 from ..store import outbox
 from . import render
-from .cron import known, names_of
 from .problems import NOT_FOUND, CommandError, usage
 from .session import Session
 from .values import parse_duration
+
+if TYPE_CHECKING:
+    from ..schedules import Status
 
 #: Ticks of one schedule that are shown at most.
 MOST = 10_000
@@ -58,6 +58,8 @@ def next_ticks(
     fwl cron next '*/35 * * * *' -n 4
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
+    from .cron_known import known
+
     with session.open() as connection:
         file = connection.read(outbox.database_id)
         everybody = known(session, connection)
@@ -82,11 +84,13 @@ def _chosen(what: str | None, everybody: list[Status], timezone: str | None) -> 
         return {one.name: one.schedule for one in everybody if one.schedule.enabled and not one.is_paused}
     if any(one.name == what for one in everybody):
         return {what: next(one.schedule for one in everybody if one.name == what)}
+    from .cron_known import names_of
+
     if " " not in what.strip() and not what.startswith("@"):
         message = f'no schedule "{what}" and not a cron expression (5 fields). Schedules: {names_of(everybody)}'
         raise CommandError(message, NOT_FOUND)
     try:
-        return {what: Schedule.parse({"cron": parse_cron(what), "timezone": timezone})}
+        return {what: Schedule.parse({"cron": what, "timezone": timezone})}
     except ConfigError as error:
         raise usage(str(error)) from None
 

@@ -226,3 +226,4 @@ Ids = Annotated[
     list[str] | None, typer.Argument(metavar="ID...", help="45, 40-45, @last, @failed, @active, or - for ids on stdin.")
 ]
 TaskId = Annotated[str | None, typer.Option("--task-id", hidden=True)]
+ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The schedule.")]

@@ -97,8 +97,8 @@ def put(sql: sqlite3.Connection, new: NewSchedule, tick: float | None, next_at: 
 
 
 def remove(sql: sqlite3.Connection, name: str) -> bool:
-    """Forget a schedule and its history. Its jobs stay. False when there is none of this name."""
-    sql.execute("DELETE FROM tick WHERE schedule = ?", (name,))
+    """Forget a schedule and its history. Its jobs stay, and wait for each other still. False when there is none of this name."""
+    sql.execute("DELETE FROM tick WHERE schedule = ? AND NOT open", (name,))
     return sql.execute("DELETE FROM schedule WHERE name = ?", (name,)).rowcount > 0
 
 
