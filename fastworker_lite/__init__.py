@@ -5,7 +5,7 @@
            │                        ▲        │                                   │
            └── wake datagram ───────┼────────┼──────────────────────────────────▶│ (one idle worker wakes)
                                     │        │
-                                 Scheduler (asyncio): due jobs, timeouts, dead workers
+                                 Scheduler (asyncio): due jobs, schedules, timeouts, dead workers
 
 Follow a job through client, producer, store.jobs, worker, execution and exchange.
 """

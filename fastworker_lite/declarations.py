@@ -19,7 +19,7 @@ from .commands import read_command
 from .config import Config, CronSetting, read_option
 from .errors import ConfigError, FastWorkerError, SerializationError
 from .job import Lane, NewJob
-from .options import NO_OPTIONS, JobOptions
+from .options import NO_OPTIONS, OF_ONE_JOB, JobOptions
 from .schedule import Schedule
 from .store.schedules import NewSchedule
 from .tasks.registry import task_registry
@@ -30,7 +30,7 @@ log = logging.getLogger("fastworker_lite")
 _WHAT = ("command", "shell", "python")
 _OF_WHAT = (*_WHAT, "args", "kwargs", "cwd", "env", "env_file")
 _WHEN = schedule_module.FIELDS - {"repeat_interval"}
-_OPTIONS = {field.name for field in fields(JobOptions)} - {"delay", "eta", "name"}
+_OPTIONS = {field.name for field in fields(JobOptions)} - OF_ONE_JOB
 
 
 class Problem(NamedTuple):
@@ -96,6 +96,8 @@ def from_call(
         faults[command_only.pop()] = "is for commands"
     else:
         args, kwargs = others.get("args", ()), others.get("kwargs", {})
+        if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
+            raise ConfigError("args must be a list or a tuple and kwargs a mapping: those of the call")
         job = producer.build_call(
             what, tuple(args), dict(kwargs), options, defaults=config.job, max_payload=config.max_payload  # type: ignore[arg-type]
         )  # fmt: skip
@@ -195,19 +197,23 @@ def _read_python(table: Mapping[str, Any], options: JobOptions, faults: dict[str
 # ---- where in the file
 
 
-def place(config: Config, problem: Problem) -> str:
+def place(config: Config, problem: Problem, *, is_field_named: bool = True) -> str:
     """`fastworker.toml:14: cron.nightly-backup.schedule: `, as far as it is known."""
-    field = f".{problem.field}" if problem.field else ""
-    what = f"cron.{problem.name}{field}: "
+    field = f".{problem.field}" if problem.field and is_field_named else ""
     if config.path is None:
-        return what
+        return f"cron.{problem.name}{field}: "
+    line, near = line_of(config, problem), os.path.relpath(config.path)
+    file = config.path if near.startswith(os.pardir) else near
+    return f"{file}:{f'{line}:' if line else ''} cron.{problem.name}{field}: "
+
+
+def line_of(config: Config, problem: Problem) -> int | None:
+    """The line of the configuration in which the setting stands, or its table; None where it is not to be found."""
     try:
-        with open(config.path, encoding="utf-8-sig") as file:
-            line = _line_of(file.read().splitlines(), problem)
+        with open(config.path or "", encoding="utf-8-sig") as file:
+            return _line_of(file.read().splitlines(), problem)
     except (OSError, ValueError):
-        line = None
-    near = os.path.relpath(config.path)
-    return f"{config.path if near.startswith(os.pardir) else near}:{f'{line}:' if line else ''} {what}"
+        return None
 
 
 def _line_of(lines: Sequence[str], problem: Problem) -> int | None:

@@ -18,9 +18,9 @@ from .errors import QueueFull
 from .job import Lane, NewJob
 from .schedule import ON_TIME, Schedule, short_duration
 from .sockets import Waker
-from .store import cancelling, jobs, outbox, runners, schedules, submitting, ticks, waiters
+from .store import cancelling, dependencies, jobs, outbox, runners, schedules, submitting, ticks, waiters
 from .store.runners import Addresses
-from .store.schedules import Row
+from .store.schedules import Due, Move, Row
 from .store.ticks import Tick
 
 #: Schedules that are seen to in one transaction, and ticks of each: the gate is for others, too.
@@ -90,43 +90,48 @@ class Firing:
         self._sql = sql
         self._now = now
         self._database_id = outbox.database_id(sql)
-        self._busy = ticks.with_open_jobs(sql)
         self._made: list[_Made] = []
         self._noted: list[tuple[str, Tick]] = []
+        self._moves: list[Move] = []
         self._cancelled: list[int] = []
 
     def run(self) -> Fired:
         """See to the ticks of up to `MOST_AT_ONCE` schedules."""
-        for row, job in schedules.due(self._sql, self._now, MOST_AT_ONCE):
-            self._see_to(row, job)
+        for one in schedules.due(self._sql, self._now, MOST_AT_ONCE):
+            self._see_to(one)
+        schedules.move(self._sql, self._moves)
         return self._store()
 
     def run_now(self, row: Row, job: NewJob) -> tuple[Tick, Fired]:
         """Make one job of a schedule as if there were a tick now. The schedule goes on as if there had been none."""
-        self._place(row.name, row.schedule, job, [Decision(self._now, True, False)], "by hand")
+        earlier = ticks.open_jobs(self._sql, row.name)
+        self._place(row, job, [Decision(self._now, True, False)], earlier, "by hand")
         fired = self._store()
         return self._noted[0][1], fired
 
-    def _see_to(self, row: Row, job: NewJob) -> None:
+    def _see_to(self, found: Due) -> None:
+        row = found.row
         schedule, delay = row.schedule, row.schedule.delay(self._database_id, row.name)
         assert row.tick is not None
         end = max(self._now - delay, row.tick)  # what was added may not come off to the last bit
         decisions = decide(schedule, row.tick, end)
         last = decisions[-1].at if decisions else end
-        decisions = [one for one in decisions if not ticks.has_made(self._sql, row.name, one.at)]
+        if found.is_seen:
+            decisions = [one for one in decisions if not ticks.has_made(self._sql, row.name, one.at)]
         left = None if schedule.repeat_count is None else schedule.repeat_count - row.made
         if left is not None:
             decisions = _at_most(decisions, left)
-        count = self._place(row.name, schedule, job, decisions, None)
+        earlier = ticks.open_jobs(self._sql, row.name) if found.is_busy and schedule.overlap != "allow" else []
+        count = self._place(row, found.job, decisions, earlier, None)
         tick = None if left is not None and count >= left else schedule.next(last)
-        schedules.move(self._sql, row.name, tick, None if tick is None else tick + delay, count)
+        self._moves.append(Move(tick, None if tick is None else tick + delay, count, row.name))
 
     def _place(
-        self, name: str, schedule: Schedule, job: NewJob, decisions: Sequence[Decision], reason: str | None
+        self, row: Row, job: NewJob, decisions: Sequence[Decision], earlier: list[tuple[int, str]], reason: str | None
     ) -> int:
         """Decide what the schedule's earlier jobs make of each tick. Returns how many jobs are made."""
-        earlier = ticks.open_jobs(self._sql, name) if name in self._busy else []
-        count, wanted = len(earlier), [one.at for one in decisions if one.is_wanted]
+        name, schedule, count = row.name, row.schedule, len(earlier)
+        wanted = [one.at for one in decisions if one.is_wanted]
         before = len(self._made)
         for one in decisions:
             if not one.is_wanted:
@@ -173,6 +178,8 @@ class Firing:
             if isinstance(error, QueueFull)
         ]
         ticks.add(self._sql, self._noted)
+        if self._cancelled:
+            self._cancelled += dependencies.resolve(self._sql, self._now).cancelled
         lanes = [one.job.lane for one, _ in made if not one.is_held]
         return Fired(
             (lanes.count(Lane.SYNC), lanes.count(Lane.ASYNC)),

@@ -237,7 +237,7 @@ _PARSERS: dict[str, Any] = {
 }
 
 #: What only one job can have, not a task.
-_OF_ONE_JOB = {"delay", "eta", "name", "unique", "idempotency_key", "debounce", "after", "after_any", "after_failure"}
+OF_ONE_JOB = {"delay", "eta", "name", "unique", "idempotency_key", "debounce", "after", "after_any", "after_failure"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,7 +317,7 @@ class JobOptions:
     @classmethod
     def parse_for_tasks(cls, given: dict[str, Any]) -> JobOptions:
         """As `parse`, for the options that a task or the configuration can give to all its jobs."""
-        return cls(**_parse(given, set(_PARSERS) - _OF_ONE_JOB)) if given else NO_OPTIONS
+        return cls(**_parse(given, set(_PARSERS) - OF_ONE_JOB)) if given else NO_OPTIONS
 
     def over(self, other: JobOptions) -> JobOptions:
         """These options, with the other ones where these say nothing."""

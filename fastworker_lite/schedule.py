@@ -107,10 +107,6 @@ class Schedule:
                 return None
         return None if self.repeat_until is not None and tick > self.repeat_until else tick
 
-    def is_tick(self, moment: float) -> bool:
-        """Whether there is a tick at this very moment."""
-        return self.next(moment - 0.001) == moment
-
     def ticks(self, after: float, until: float) -> Iterator[float]:
         """The ticks in (after, until], in order."""
         tick = self.next(after)

@@ -18,7 +18,7 @@ from .sockets import Waker
 from .store import outbox, runners, schedules, ticks
 from .store.connection import Connection
 from .store.runners import Addresses
-from .store.schedules import NewSchedule, Row
+from .store.schedules import Move, NewSchedule, Row
 from .store.ticks import Past
 
 log = logging.getLogger("fastworker_lite")
@@ -93,7 +93,7 @@ def rewind(sql: sqlite3.Connection, now: float) -> None:
         tick = schedule.next(now if oldest is None else max(now, oldest - 0.001))
         if tick is not None and tick < row.tick:
             delay = schedule.delay(outbox.database_id(sql), row.name)
-            schedules.move(sql, row.name, tick, tick + delay, 0)
+            schedules.move(sql, [Move(tick, tick + delay, 0, row.name)])
 
 
 def forget_old(sql: sqlite3.Connection, now: float) -> None:
@@ -111,7 +111,7 @@ def set_paused(sql: sqlite3.Connection, name: str, is_paused: bool, now: float) 
     if row.paused and not is_paused:
         tick = first_tick(row.schedule, row.made, now)
         delay = row.schedule.delay(outbox.database_id(sql), name)
-        schedules.move(sql, name, tick, None if tick is None else tick + delay, 0)
+        schedules.move(sql, [Move(tick, None if tick is None else tick + delay, 0, name)])
     return True
 
 

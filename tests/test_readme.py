@@ -40,6 +40,7 @@ def test_the_python_blocks_print_what_they_should(tmp_path):
         "12\n[1, 4, 9]\n",
         "content ['failed', 'failed', 'succeeded'] ['attempt 3']\nTrue failed True cancelled\n",
         "3\n18 2/2 done\n121\n",
+        "[('greet', 1, 'every 200ms'), ('refresh', 2, 'every 200ms')]\nTrue\n",
         "success 42 {'request': 7}\n",
     ]
 

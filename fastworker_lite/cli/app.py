@@ -11,6 +11,12 @@ import typer
 
 from . import (
     cancelling,
+    cron,
+    cron_acting,
+    cron_check,
+    cron_history,
+    cron_import,
+    cron_next,
     details,
     draining,
     explaining,
@@ -92,3 +98,14 @@ notify = typer.Typer(cls=Group, rich_markup_mode=None, context_settings=_SETTING
 notify.callback()(notifying.group)
 notify.command("test", cls=Command, context_settings=_SETTINGS)(notifying.test)
 app.add_typer(notify, name="notify")
+
+schedules = typer.Typer(cls=Group, rich_markup_mode=None, context_settings=_SETTINGS)
+schedules.callback(invoke_without_command=True)(cron.without_command)
+schedules.command("list", cls=Command, context_settings=_SETTINGS)(cron.list_schedules)
+schedules.command("next", cls=Command, context_settings=_SETTINGS)(cron_next.next_ticks)
+schedules.command("check", cls=Command, context_settings=_SETTINGS)(cron_check.check)
+schedules.command("import", cls=Command, context_settings=_SETTINGS)(cron_import.import_crontab)
+schedules.command("history", cls=Command, context_settings=_SETTINGS)(cron_history.history)
+for name in ("run", "pause", "resume"):
+    schedules.command(name, cls=Command, context_settings=_SETTINGS)(getattr(cron_acting, name))
+app.add_typer(schedules, name="cron")

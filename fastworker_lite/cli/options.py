@@ -19,6 +19,7 @@ _PASS_THROUGH = {
     "submit": ("--wait", "wait"),
     "wait": ("--exit-code", "exit_code_wanted"),
     "logs": ("--exit-code", "exit_code_wanted"),
+    "cron run": ("--wait", "wait"),
 }
 
 #: What people type who come from other job runners.
@@ -39,11 +40,14 @@ _MEANT = {
     "info": "fwl show",
     "start": "fwl worker",
     "serve": "fwl worker",
+    "schedule": "fwl cron",
+    "schedules": "fwl cron list",
+    "crontab": "fwl cron list",
 }
 
 
 #: How a paragraph of examples begins.
-_EXAMPLES = ("fwl ", "*/5 ", "printf ")
+_EXAMPLES = ("fwl ", "*/5 ", "printf ", "crontab ")
 
 
 def _set(name: str) -> Callable[[typer.Context, Any, Any], None]:
@@ -86,12 +90,13 @@ class Command(TyperCommand):
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
         """Parse, and note what an error would have to look like."""
         session = context.find_object(Session)
-        flag, parameter = _PASS_THROUGH.get(self.name or "", ("", ""))
+        name = context.command_path.partition(" ")[2]
+        flag, parameter = _PASS_THROUGH.get(name, ("", ""))
         own = list(_before_dashes(args))
         session.is_json = session.is_json or "--json" in own
-        session.is_pass_through = self.name == "run" or flag in own
-        rest = super().parse_args(context, _expand_args(args) if self.name == "submit" else args)
-        session.is_pass_through = self.name == "run" or bool(context.params.get(parameter))
+        session.is_pass_through = name == "run" or flag in own
+        rest = super().parse_args(context, _expand_args(args) if name == "submit" else args)
+        session.is_pass_through = name == "run" or bool(context.params.get(parameter))
         return rest
 
 
@@ -221,3 +226,4 @@ Ids = Annotated[
     list[str] | None, typer.Argument(metavar="ID...", help="45, 40-45, @last, @failed, @active, or - for ids on stdin.")
 ]
 TaskId = Annotated[str | None, typer.Option("--task-id", hidden=True)]
+ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The schedule.")]

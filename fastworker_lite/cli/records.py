@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import serialization
 from ..job import Attempt, Command, Job, Kind, Progress, State
-from ..store import queries, situation
+from ..store import queries, situation, ticks
 from ..store.connection import Connection
 from . import render
 from .problems import FAILED, OWN_TROUBLE, TIMED_OUT
@@ -33,6 +33,8 @@ class Record:
     result: Any = None
     #: Of a call that was made in JSON.
     progress: Progress | None = None
+    schedule: tuple[str, float] | None = None
+    #: That made it, and the tick it is for.
     attempts: list[Attempt] | None = None
     #: Every try, the last or running one included; None where nobody asked.
     logs: tuple[str, str] | None = None
@@ -49,6 +51,7 @@ def read_records(connection: Connection, jobs: Sequence[Job], *, is_complete: bo
     payloads = connection.read(queries.payloads, ids)
     progress = connection.read(situation.progress_of, ids)
     results = _read_results(connection, ids) if is_complete else {}
+    schedules = connection.read(ticks.schedules_of, ids)
     return [
         Record(
             job=job,
@@ -56,6 +59,7 @@ def read_records(connection: Connection, jobs: Sequence[Job], *, is_complete: bo
             call=_call(job, payloads.get(job.id, b"")),
             result=results.get(job.id),
             progress=_of_this_attempt(job, progress.get(job.id)),
+            schedule=schedules.get(job.id),
             logs=_logs(connection, job),
         )
         for job in jobs
@@ -227,6 +231,8 @@ def as_json(record: Record) -> dict[str, Any]:
         "progress": _progress_json(record.progress),
         "attempts": None if record.attempts is None else [_attempt_json(one) for one in record.attempts],
         "cancel": job.cancel,
+        "schedule": None if record.schedule is None else record.schedule[0],
+        "scheduled_for": None if record.schedule is None else render.rfc3339(record.schedule[1]),
         "expires_at": render.rfc3339(job.expires_at),
     }
 
@@ -239,7 +245,6 @@ _UNUSED: dict[str, Any] = {
     "lock": None,
     "after": [],
     "after_mode": "success",
-    "schedule": None,
 }
 
 

@@ -55,7 +55,16 @@ _JOB = "kind, task, lane, park, options, checksum, target, payload, environment,
 _ALL = f"SELECT {_ROW} FROM schedule ORDER BY name"
 _ONE = f"SELECT {_ROW} FROM schedule WHERE name = ?"
 _ONES_JOB = f"SELECT {_JOB} FROM schedule WHERE name = ?"
-_DUE = f"SELECT {_ROW}, {_JOB} FROM schedule WHERE next_at <= ? AND NOT paused ORDER BY next_at LIMIT ?"
+_DUE = f"""
+SELECT {_ROW}, {_JOB},
+       EXISTS (SELECT 1 FROM tick INDEXED BY tick_open WHERE tick.schedule = schedule.name AND tick.open),
+       EXISTS (SELECT 1 FROM tick WHERE tick.schedule = schedule.name AND tick.at >= schedule.tick)
+  FROM schedule
+ WHERE next_at <= ?
+   AND NOT paused
+ ORDER BY next_at
+ LIMIT ?
+"""
 
 
 def everything(sql: sqlite3.Connection) -> list[Row]:
@@ -97,16 +106,24 @@ def put(sql: sqlite3.Connection, new: NewSchedule, tick: float | None, next_at: 
 
 
 def remove(sql: sqlite3.Connection, name: str) -> bool:
-    """Forget a schedule and its history. Its jobs stay. False when there is none of this name."""
-    sql.execute("DELETE FROM tick WHERE schedule = ?", (name,))
+    """Forget a schedule and its history. Its jobs stay, and wait for each other still. False when there is none of this name."""
+    sql.execute("DELETE FROM tick WHERE schedule = ? AND NOT open", (name,))
     return sql.execute("DELETE FROM schedule WHERE name = ?", (name,)).rowcount > 0
 
 
-def move(sql: sqlite3.Connection, name: str, tick: float | None, next_at: float | None, made: int) -> None:
-    """Note which tick is the next one, and that *made* more jobs were made."""
-    sql.execute(
-        "UPDATE schedule SET tick = ?, next_at = ?, made = made + ? WHERE name = ?", (tick, next_at, made, name)
-    )
+class Move(NamedTuple):
+    """Where a schedule goes on."""
+
+    tick: float | None
+    next_at: float | None
+    made: int
+    #: So many more jobs were made.
+    name: str
+
+
+def move(sql: sqlite3.Connection, moves: Sequence[Move]) -> None:
+    """Note which ticks are the next ones."""
+    sql.executemany("UPDATE schedule SET tick = ?, next_at = ?, made = made + ? WHERE name = ?", moves)
 
 
 def set_paused(sql: sqlite3.Connection, name: str, is_paused: bool) -> None:
@@ -120,9 +137,23 @@ def next_at(sql: sqlite3.Connection) -> float | None:
     return None if row[0] is None else float(row[0])
 
 
-def due(sql: sqlite3.Connection, now: float, limit: int) -> list[tuple[Row, NewJob]]:
-    """The schedules whose time has come, the first ones first, each with its job."""
-    return [(Row._make(row[:9]), _job(row[9:])) for row in sql.execute(_DUE, (now, limit))]
+class Due(NamedTuple):
+    """A schedule whose time has come."""
+
+    row: Row
+    job: NewJob
+    is_busy: bool
+    #: Whether a job of it has not ended.
+    is_seen: bool
+    #: Whether any of its ticks that are due may have had its turn before.
+
+
+def due(sql: sqlite3.Connection, now: float, limit: int) -> list[Due]:
+    """The schedules whose time has come, the first ones first."""
+    return [
+        Due(Row._make(row[:9]), _job(row[9:-2]), bool(row[-2]), bool(row[-1]))
+        for row in sql.execute(_DUE, (now, limit))
+    ]
 
 
 def job_of(sql: sqlite3.Connection, name: str) -> NewJob | None:

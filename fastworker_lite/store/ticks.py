@@ -7,6 +7,7 @@ Runs in: every process.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,18 +30,14 @@ def open_jobs(sql: sqlite3.Connection, schedule: str) -> list[tuple[int, str]]:
     return sql.execute(
         """
         SELECT tick.job, job.state
-          FROM tick JOIN job ON job.id = tick.job
+          FROM tick INDEXED BY tick_open
+               JOIN job ON job.id = tick.job
          WHERE tick.schedule = ?
            AND tick.open
          ORDER BY tick.job
         """,
         (schedule,),
     ).fetchall()
-
-
-def with_open_jobs(sql: sqlite3.Connection) -> set[str]:
-    """The schedules that have such jobs."""
-    return {row[0] for row in sql.execute("SELECT DISTINCT schedule FROM tick INDEXED BY tick_open WHERE open")}
 
 
 def has_made(sql: sqlite3.Connection, schedule: str, at: float) -> bool:
@@ -71,6 +68,15 @@ def hold(sql: sqlite3.Connection, jobs: Sequence[tuple[int, str]]) -> None:
         "UPDATE job SET state = 'blocked', reason = ? WHERE id = ? AND state = 'queued'",
         [(reason, job_id) for job_id, reason in jobs],
     )
+
+
+def schedules_of(sql: sqlite3.Connection, jobs: Sequence[int]) -> dict[int, tuple[str, float]]:
+    """Which schedule made each of these jobs, and for which tick; those that none made are missing."""
+    rows = sql.execute(
+        "SELECT job, schedule, at FROM tick WHERE job IS NOT NULL AND job IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(jobs)),),
+    )
+    return {job: (schedule, at) for job, schedule, at in rows}
 
 
 def oldest(sql: sqlite3.Connection, schedule: str) -> float | None:
