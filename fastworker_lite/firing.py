@@ -18,7 +18,7 @@ from .errors import QueueFull
 from .job import Lane, NewJob
 from .schedule import ON_TIME, Schedule, short_duration
 from .sockets import Waker
-from .store import cancelling, dependencies, jobs, outbox, runners, schedules, submitting, ticks, waiters
+from .store import cancelling, dependencies, jobs, outbox, runners, schedules, ticks, waiters
 from .store.runners import Addresses
 from .store.schedules import Due, Move, Row
 from .store.ticks import Tick
@@ -194,7 +194,6 @@ class Firing:
             return []
         try:
             self._sql.execute("SAVEPOINT made")
-            submitting.check_room(self._sql, new)
             return list(jobs.insert(self._sql, new, self._now))
         except QueueFull as error:
             self._sql.execute("ROLLBACK TO made")

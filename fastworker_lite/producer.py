@@ -7,6 +7,7 @@ Runs in: every process that submits.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -23,6 +24,7 @@ from .errors import (
     JobFailed,
     JobNotFound,
     PayloadTooLarge,
+    QueueFull,
     SerializationError,
 )
 from .job import Command, Job, Kind, Lane, NewJob, Parent, State, task_status, utc
@@ -242,14 +244,11 @@ def _insert(
     sql: sqlite3.Connection, submissions: Sequence[Submission], now: float
 ) -> tuple[list[Stored | FastWorkerError], list[runners.Addresses], set[str]]:
     everything = [job for submission in submissions for job in submission.jobs]
-    if all(job.is_plain for job in everything) and not submitting.has_limited_queue(sql):
-        inserted = job_store.insert(sql, everything, now) if everything else range(0)
-        stored: list[Stored | FastWorkerError] = []
-        start = 0
-        for submission in submissions:
-            stored.append(Stored(inserted[start : start + len(submission.jobs)]))
-            start += len(submission.jobs)
-    else:
+    stored: list[Stored | FastWorkerError] = []
+    if all(job.is_plain for job in everything):
+        with contextlib.suppress(QueueFull):  # for somebody's jobs: then each submission by itself
+            stored += _insert_together(sql, submissions, everything, now)
+    if not stored:
         stored = [_insert_alone(sql, submission.jobs, now) for submission in submissions]
     waiting: set[str] = set()
     for submission, one in zip(submissions, stored, strict=True):
@@ -261,11 +260,21 @@ def _insert(
     return stored, runners.addresses(sql), waiting
 
 
+def _insert_together(
+    sql: sqlite3.Connection, submissions: Sequence[Submission], everything: Sequence[NewJob], now: float
+) -> list[Stored]:
+    inserted = job_store.insert(sql, everything, now) if everything else range(0)
+    stored, start = [], 0
+    for submission in submissions:
+        stored.append(Stored(inserted[start : start + len(submission.jobs)]))
+        start += len(submission.jobs)
+    return stored
+
+
 def _insert_alone(sql: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> Stored | FastWorkerError:
     """All of one submission or nothing of it, whatever becomes of the others in the transaction."""
     sql.execute("SAVEPOINT submission")
     try:
-        submitting.check_room(sql, jobs)
         return submitting.insert(sql, jobs, now)
     except FastWorkerError as refused:
         sql.execute("ROLLBACK TO submission")

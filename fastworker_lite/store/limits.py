@@ -215,6 +215,14 @@ def open_queues(sql: sqlite3.Connection, served: tuple[str, ...] | None, now: fl
     return queues
 
 
+def count_queued(sql: sqlite3.Connection, queue: str, most: int) -> int:
+    """How many jobs of a queue are queued, counted no further than *most*."""
+    row = sql.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM job WHERE state = 'queued' AND queue = ? LIMIT ?)", (queue, most)
+    ).fetchone()
+    return int(row[0])
+
+
 def has_room(sql: sqlite3.Connection, queue: Queue, now: float) -> bool:
     """Whether the queue's own limits let one more of its jobs begin."""
     if queue.workers is not None:

@@ -31,7 +31,6 @@ def take_over(sql: sqlite3.Connection, submitted: Sequence[NewJob], now: float) 
     """
     known = "SELECT 1 FROM job WHERE idempotency_key = ? LIMIT 1"
     fresh = [job for job in submitted if sql.execute(known, (job.options.idempotency_key,)).fetchone() is None]
-    submitting.check_room(sql, fresh)
     submitting.insert(sql, fresh, now)
 
 

@@ -8,12 +8,11 @@ Runs in: every process that submits.
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..errors import JobExists, QueueFull
+from ..errors import JobExists
 from ..job import NewJob, Parent
 from . import cancelling, dependencies, jobs
 
@@ -31,34 +30,10 @@ class Stored(NamedTuple):
     #: Other jobs that ended for their sake, or for the sake of a parent that had failed.
 
 
-def has_limited_queue(sql: sqlite3.Connection) -> bool:
-    """Whether any queue may hold only so many jobs."""
-    return sql.execute("SELECT 1 FROM queue WHERE max_length IS NOT NULL LIMIT 1").fetchone() is not None
-
-
-def check_room(sql: sqlite3.Connection, submitted: Sequence[NewJob]) -> None:
-    """Raise `QueueFull` when one of these jobs' queues would hold more than it may."""
-    limited = dict(sql.execute("SELECT name, max_length FROM queue WHERE max_length IS NOT NULL").fetchall())
-    if not limited:
-        return
-    wanted = Counter(job.options.queue or jobs.DEFAULT_QUEUE for job in submitted)
-    for queue, most in limited.items():
-        if wanted[queue] and _length(sql, queue, most) + wanted[queue] > most:
-            raise QueueFull(queue, most)
-
-
-def _length(sql: sqlite3.Connection, queue: str, most: int) -> int:
-    """How many jobs are queued, counted no further than *most*."""
-    row = sql.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM job WHERE state = 'queued' AND queue = ? LIMIT ?)", (queue, most)
-    ).fetchone()
-    return int(row[0])
-
-
 def insert(sql: sqlite3.Connection, submitted: Sequence[NewJob], now: float) -> Stored:
     """Store these jobs in their order, but for those that are there already; see `JobOptions.unique` and `idempotency_key`.
 
-    Raises `JobExists` and `JobNotFound`; the caller undoes what was stored until then.
+    Raises `QueueFull`, `JobExists` and `JobNotFound`; the caller undoes what was stored until then.
     """
     ids: list[int] = []
     existing: set[int] = set()
