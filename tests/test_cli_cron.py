@@ -257,8 +257,8 @@ def test_drain_makes_up_for_what_nobody_was_there_for(folder):
 
     feed = listed(folder)["fetch-feed"]
     assert feed["last_state"] == "succeeded" and feed["missed"] in (12, 13)
-    shown = json.loads(fwl(folder, "show", "1", "--json").stdout)
-    assert "fetch-feed" in json.dumps(shown) and (shown.get("job") or shown)["schedule"] == "fetch-feed"
+    (job,) = json.loads(fwl(folder, "show", "1", "--json").stdout)["jobs"]
+    assert job["schedule"] == "fetch-feed" and job["scheduled_for"].endswith("Z")
     first = fwl(folder, "cron", "history", "fetch-feed", "-n", "1").stdout.splitlines()[1]
     assert re.search(r"succeeded  \(catch-up, .* late\)", first)
 

@@ -433,12 +433,23 @@ def test_a_declared_task_is_registered_and_removed_when_it_is_declared_without(c
     monkeypatch.setattr("fastworker_lite.declarations.task_registry", registry)
     monkeypatch.setattr("fastworker_lite.producer.task_registry", registry)
     task = registry.register(os.getpid, "pid", cron="0 9 * * MON", timezone="Europe/Berlin")
-    connection.write(register, *declared_here(Config()), START)
+    connection.write(register, *declared_here(Config(), []), START)
     assert connection.read(schedules.get, "pid").origin == "task" and task.schedule.timezone == "Europe/Berlin"
 
     registry.register(os.getpid, "pid")
-    connection.write(register, *declared_here(Config()), START)
+    connection.write(register, *declared_here(Config(), []), START)
     assert connection.read(schedules.names) == []
+
+
+def test_a_task_whose_call_cannot_be_stored_keeps_no_runner_from_its_other_schedules(monkeypatch, caplog):
+    registry = TaskRegistry()
+    monkeypatch.setattr("fastworker_lite.declarations.task_registry", registry)
+    monkeypatch.setattr("fastworker_lite.producer.task_registry", registry)
+    registry.register(lambda host="a": host, "bad", every=60, concurrency=1, key="{user}")
+    registry.register(os.getpid, "good", every=60)
+
+    assert [new.name for new in declared_here(Config(), [])[0]] == ["good"]
+    assert "task bad is not called by the clock" in caplog.text
 
 
 def test_a_task_that_needs_arguments_cannot_have_a_schedule():
@@ -621,6 +632,26 @@ def test_every_setting_that_is_wrong_is_found_at_once():
 
     assert [one.name for one in new] == ["fine"]
     assert {one.field for one in problems} == {"schedule", "timezone", "retires", "env", "cwd", "notify"}
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"command": None, "python": "a:b", "args": [datetime(2026, 1, 1)]}, "python"),
+        ({"command": None, "python": "a:b", "kwargs": []}, "kwargs"),
+        ({"command": ["true"], "shell": "true"}, "shell"),
+        ({"command": ["true"], "key": "{host}", "concurrency": 1}, "command"),
+        ({"command": ["true"], "unique": "x"}, "unique"),
+        ({"command": ["true"], "after": [1]}, "after"),
+        ({"command": ["x" * 3_000_000]}, "command"),
+    ],
+)
+def test_a_job_that_cannot_be_is_a_problem_of_its_schedule(given, field):
+    table = {key: value for key, value in ({"every": "1h"} | given).items() if value is not None}
+
+    new, problems = read_config(Config(cron=(CronSetting("s", table),)))
+
+    assert new == [] and [one.field for one in problems] == [field]
 
 
 def test_a_job_made_by_hand_moves_nothing_and_heeds_the_overlap(connection):
