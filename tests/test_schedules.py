@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from fastworker_lite import ConfigError, SyncClient
+from fastworker_lite import scheduler as scheduler_module
 from fastworker_lite.config import Config, CronSetting
 from fastworker_lite.declarations import declared_here, from_config, read_config
 from fastworker_lite.firing import Firing, fire_some
@@ -226,15 +228,30 @@ def test_years_of_absence_take_moments(connection):
     assert outcomes(connection).count("queued") == 1 and time.monotonic() - begin < 5
 
 
-def test_a_runner_that_wakes_from_three_days_of_sleep_makes_one_job_and_ends_none(database, connection):
-    jump, loops = [0.0], []
-    store(connection, now=time.time(), every="1h", queue="nobody")
-    scheduler = Scheduler(database, Config(workers=1), clock=lambda: time.time() + jump[0])
+@contextmanager
+def scheduler_with(database, clock):
+    """A runner whose wall clock is the test's, on a thread of its own."""
+    loops = []
+    scheduler = Scheduler(database, Config(workers=1), clock=clock)
     thread = threading.Thread(
         target=lambda: asyncio.run(scheduler.run(lambda: loops.append(asyncio.get_running_loop())))
     )
     thread.start()
-    with SyncClient(database, runner="never") as client:
+    try:
+        until(lambda: loops)
+        yield
+    finally:
+        loops[0].call_soon_threadsafe(scheduler.stop)
+        thread.join(20)
+
+
+def test_a_runner_that_wakes_from_three_days_of_sleep_makes_one_job_and_ends_none(database, connection):
+    jump = [0.0]
+    store(connection, now=time.time(), every="1h", queue="nobody")
+    with (
+        scheduler_with(database, lambda: time.time() + jump[0]),
+        SyncClient(database, runner="never") as client,
+    ):
         running = client.options(timeout=60).submit(time.sleep, 50)
         until(lambda: running.status() == "running")
         jump[0] = 3 * DAY
@@ -247,8 +264,17 @@ def test_a_runner_that_wakes_from_three_days_of_sleep_makes_one_job_and_ends_non
         print(f"a runner after 3 days of sleep: {found.count('queued')} job, the running one is {running.status()}")
         assert (found.count("queued"), found.count("missed"), running.status()) == (1, 71, "running")
         running.cancel()
-    loops[0].call_soon_threadsafe(scheduler.stop)
-    thread.join(20)
+
+
+def test_a_runner_notices_a_sleep_that_nothing_tells_it_of(database, connection, monkeypatch):
+    assert scheduler_module.LONGEST_SLEEP <= 30
+    monkeypatch.setattr(scheduler_module, "LONGEST_SLEEP", 0.2)
+    jump = [0.0]
+    store(connection, now=time.time(), every="100d", queue="nobody")
+    with scheduler_with(database, lambda: time.time() + jump[0]):
+        time.sleep(2.5)  # until the log is written into the database, and nothing is left to do
+        jump[0] = 100 * DAY
+        until(lambda: outcomes(connection), 5)
 
 
 # ---- clocks
