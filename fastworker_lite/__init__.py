@@ -28,7 +28,6 @@ if getattr(sys, "frozen", False):  # a frozen program starts its workers by star
 
 if TYPE_CHECKING:
     from .client import Client as Client
-    from .client import JobHandle as JobHandle
     from .current import current_job as current_job
     from .errors import Cancel as Cancel
     from .errors import ConfigError as ConfigError
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from .errors import StorageError as StorageError
     from .errors import StorageFull as StorageFull
     from .graph import call as call
+    from .handles import JobHandle as JobHandle
     from .listener import CallbackListener as CallbackListener
     from .listener import SyncCallbackListener as SyncCallbackListener
     from .sync import SyncClient as SyncClient
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Client": "client",
-    "JobHandle": "client",
+    "JobHandle": "handles",
     "CallbackListener": "listener",
     "SyncCallbackListener": "listener",
     "SyncClient": "sync",

@@ -10,20 +10,20 @@ import contextlib
 import inspect
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from . import config as configuration
 from . import declarations, producer, relay, schedules
 from .config import Config
 from .endings import close_when_main_thread_ends
-from .errors import ConfigError, FastWorkerError, ForkedError, JobNotFound, ResultTimeout
+from .errors import ConfigError, FastWorkerError, ForkedError, JobNotFound
 from .events import events_of
 from .graph import Call, build_calls, chained, joined
-from .job import Attempt, NewJob, Progress, State, task_status
-from .logs import log_lines
+from .handles import GroupHandle, JobHandle
+from .job import NewJob, State, task_status
 from .options import JobOptions, parse_priority_name, parse_queue
 from .paths import SidePaths
 from .producer import Submission
@@ -590,121 +590,6 @@ class BoundOptions:
     def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         config = self._client.config
         return producer.build_call(fn, args, kwargs, self._options, defaults=config.job, max_payload=config.max_payload)
-
-
-class JobHandle(Generic[R]):
-    """One submitted job. Awaiting it gives its result. Can be pickled."""
-
-    def __init__(self, client: Client, number: int, *, created: bool = True) -> None:
-        self._client = client
-        self.number = number
-        self.created = created  # False when the submit led to a job that was there: see `unique` and `idempotency_key`
-        self.parents: GroupHandle = GroupHandle([])  # of a chain or a chord, the jobs that lead to this one
-
-    @property
-    def id(self) -> str:
-        return str(self.number)
-
-    def __await__(self) -> Any:
-        return self.result().__await__()
-
-    async def result(self, timeout: float | None = None) -> R:
-        """The return value. Raises `JobFailed`, `JobCancelled`, or `ResultTimeout` after *timeout* seconds."""
-        value: R = producer.value_of(await self._ended(timeout))
-        return value
-
-    async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the job has ended, however it did. False when it has not within *timeout* seconds."""
-        try:
-            await self._ended(timeout)
-        except ResultTimeout:
-            return False
-        return True
-
-    async def _ended(self, timeout: float | None) -> Ended:
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._client._wait(self.number)
-        except TimeoutError as error:
-            raise ResultTimeout(self.number, timeout or 0.0) from error
-
-    async def status(self) -> str:
-        """`scheduled`, `queued`, `blocked`, `running`, `succeeded`, `failed`, `cancelled` or `expired`."""
-        return str((await self._client._job(self.number)).state)
-
-    async def cancel(self) -> bool:
-        """Cancel the job, and wait until it is gone if it was running. False when it ended otherwise first."""
-        return await self._client.cancel_task(self.id)
-
-    async def retry(self) -> bool:
-        """Queue the job again if it failed, was cancelled or expired: the same id, attempts go on. False otherwise."""
-        connection = await self._client._open()
-        return await connection.run(producer.retry, self._client._waker, self.number) in producer.RETRIED
-
-    async def attempts(self) -> list[Attempt]:
-        """Every try so far and how it ended, the last or running one included."""
-        return await (await self._client._open()).read(queries.attempts, self.number)
-
-    async def progress(self) -> Progress | None:
-        """How far the job said it was last, None if it never did."""
-        return await (await self._client._open()).read(queries.progress, self.number)
-
-    async def logs(self, follow: bool = False) -> AsyncIterator[str]:
-        """The lines the job has printed or logged; with *follow* also those to come, until it has ended."""
-        lines = log_lines(self._client.database, self.number, is_followed=follow)
-        try:
-            while (line := await asyncio.to_thread(next, lines, None)) is not None:
-                yield line
-        finally:
-            await asyncio.to_thread(lines.close)
-
-    def __repr__(self) -> str:
-        return f"<JobHandle {self.number}>"
-
-
-class GroupHandle:
-    """Several submitted jobs. Awaiting it gives the list of their results, in order."""
-
-    def __init__(self, handles: Sequence[JobHandle[Any]]) -> None:
-        self.handles = list(handles)
-
-    def __len__(self) -> int:
-        return len(self.handles)
-
-    def __iter__(self) -> Iterator[JobHandle[Any]]:
-        return iter(self.handles)
-
-    def __getitem__(self, index: int) -> JobHandle[Any]:
-        return self.handles[index]
-
-    def __await__(self) -> Any:
-        return self.results().__await__()
-
-    async def results(self, timeout: float | None = None) -> list[Any]:
-        """The results in order. Raises what the first job that did not succeed raises, or `ResultTimeout`."""
-        try:
-            async with asyncio.timeout(timeout):
-                return [await handle.result() for handle in self.handles]
-        except TimeoutError as error:
-            raise ResultTimeout(self.handles[0].number, timeout or 0.0) from error
-
-    async def done(self) -> int:
-        """How many of the jobs have ended, however they did."""
-        if not self.handles:
-            return 0
-        connection = await self.handles[0]._client._open()
-        return await connection.read(queries.count_ended, [handle.number for handle in self.handles])
-
-    async def status(self) -> str:
-        """Such as `3/10 done`."""
-        return f"{await self.done()}/{len(self)} done"
-
-    async def cancel(self) -> int:
-        """Cancel those that have not ended. Returns how many that were."""
-        return sum([await handle.cancel() for handle in self.handles])
-
-    def __repr__(self) -> str:
-        return f"<GroupHandle of {len(self)} jobs>"
 
 
 async def _done(value: Any) -> Any:

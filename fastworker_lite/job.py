@@ -113,6 +113,8 @@ class NewJob:
     #: Those whose results are its first argument,
     is_one_input: bool = False
     #: as one value (True), or as a list (False).
+    scheduled_for: float | None = None
+    #: The tick of the schedule that makes it.
 
     @property
     def is_plain(self) -> bool:

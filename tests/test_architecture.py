@@ -19,7 +19,7 @@ LAYERS = {
     "edges": "store leases sockets streams watches current output execution processes surroundings",
     "flow": "exchange batches worker async_worker pool producer graph relay commands declarations firing schedules results waiting logs events hooks recovery retention scheduler callbacks intake reception listener",
     # What a user opens. A client starts a runner in its own process, so it stands beside the runner, not below it.
-    "doors": "runner client sync cli integrations",
+    "doors": "runner client handles sync sync_handles cli integrations",
 }
 ORDER = list(LAYERS)
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}

@@ -1186,7 +1186,7 @@ def test_a_paused_listener_gets_what_has_gathered_when_it_is_resumed_and_an_unre
             await client.submit(tasks.returns, 4)
             await come_true(lambda: len(other.events) == 4)
             assert await client.unregister_listener("app") and not await client.unregister_listener("app")
-            assert await connection.read(outbox.backlogs) == []
+            assert path not in {one.address for one in await connection.read(outbox.backlogs)}
             assert not await connection.write(listeners.set_paused, "app", False)
             assert [one.name for one in await client.listeners()] == ["other"]
 

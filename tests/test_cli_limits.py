@@ -43,6 +43,17 @@ def vars_of(**named: str) -> list[tuple[str, str]]:
     return list(named.items())
 
 
+def test_a_line_of_json_may_say_what_it_is_after_and_which_lock_it_takes(site: Site) -> None:
+    first = site.submit("--", "true")
+    line = json.dumps({"argv": ["true"], "after": [int(first)], "lock": "l", "unique": "u"})
+    (site.folder / "jobs").write_text(f"{line}\n")
+
+    [second] = site.fwl("submit", "--from", "jobs", "--format", "jsonl").stdout.split()
+
+    assert site.job(second.decode())["reason"] == "after 1"
+    assert site.sql("SELECT unique_key, limits FROM job WHERE id = 2") == [("u", '[["lock l", 1, null]]')]
+
+
 def test_a_parent_that_does_not_exist_is_no_such_job(site: Site) -> None:
     done = site.fwl("submit", "--after", "99", "--", "true")
 

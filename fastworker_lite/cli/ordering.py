@@ -22,7 +22,8 @@ from .problems import CommandError, usage
 from .values import read_arguments
 
 #: The keys of a line of --format jsonl.
-_KEYS = {"argv", "shell", "task", "args", "kwargs", "name", "queue", "priority", "cwd", "env", "timeout", "retries"}
+_OPTIONS = ("name", "queue", "priority", "timeout", "retries", "after", "unique", "lock")
+_KEYS = {"argv", "shell", "task", "args", "kwargs", "cwd", "env", *_OPTIONS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +184,7 @@ def _from_json(order: Order, number: int, line: str) -> NewJob:
 
 def _job_from(order: Order, fields: dict[str, Any]) -> NewJob:
     _check_types(fields)
-    given: dict[str, Any] = {
-        key: fields[key] for key in ("name", "queue", "priority", "timeout", "retries") if key in fields
-    }
+    given: dict[str, Any] = {key: fields[key] for key in _OPTIONS if key in fields}
     parsed = JobOptions.parse(given)
     changed = {key: getattr(parsed, key) for key in given}
     own = replace(

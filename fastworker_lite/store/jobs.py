@@ -23,7 +23,7 @@ WAITS_FOR_JOBS = "jobs"
 # ---- submitting
 
 _COLUMNS = (
-    "state, queue, lane, priority, created_at, due_at, expires_at, kind, task, name, timeout, retries, retry_delay, on_lost, "
+    "state, queue, lane, priority, created_at, due_at, scheduled_for, expires_at, kind, task, name, timeout, retries, retry_delay, on_lost, "
     "policy, callback, callback_data, waits_for, reason, limits, inputs, unique_key, debounce, idempotency_key, park, "
     "environment, checksum, target, payload"
 )
@@ -61,6 +61,7 @@ def _row(job: NewJob, now: float, environments: dict[bytes, int]) -> tuple[Any, 
         options.priority or 0,
         now,
         due_at,
+        job.scheduled_for,
         options.expires_at(now),
         job.kind,
         job.task,

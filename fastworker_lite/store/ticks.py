@@ -62,11 +62,6 @@ def add(sql: sqlite3.Connection, ticks: Sequence[tuple[str, Tick]]) -> None:
         raise sqlite3.IntegrityError("a tick has had its turn before")
 
 
-def mark(sql: sqlite3.Connection, made: Sequence[tuple[int, float]]) -> None:
-    """Note for which tick each job was made."""
-    sql.executemany("UPDATE job SET scheduled_for = ? WHERE id = ?", [(at, job_id) for job_id, at in made])
-
-
 def hold(sql: sqlite3.Connection, jobs: Sequence[tuple[int, str]]) -> None:
     """Have new jobs wait until an earlier one of their schedule has ended, for this reason."""
     sql.executemany(
