@@ -17,7 +17,7 @@ from . import producer
 from . import schedule as schedule_module
 from .commands import read_command
 from .config import Config, CronSetting, read_option
-from .errors import ConfigError, FastWorkerError, SerializationError
+from .errors import ConfigError, FastWorkerError
 from .job import Lane, NewJob
 from .options import NO_OPTIONS, OF_ONE_JOB, JobOptions
 from .schedule import Schedule
@@ -73,7 +73,7 @@ def from_tasks(config: Config) -> list[NewSchedule]:
             continue
         try:
             job = producer.build_call(task.function, (), {}, NO_OPTIONS, defaults=config.job)
-        except SerializationError as error:
+        except FastWorkerError as error:
             log.warning("task %s is not called by the clock: %s", task.name, error)
             continue
         found.append(_new(task.name, "task", task.name, task.schedule, job))
@@ -107,10 +107,10 @@ def from_call(
     return _new(name, "api", None, schedule, job)
 
 
-def declared_here(config: Config) -> tuple[list[NewSchedule], set[tuple[str, str]]]:
-    """All schedules that this process declares, and whose they are: what its file and its tasks do not declare is over."""
+def declared_here(config: Config, in_file: Sequence[NewSchedule]) -> tuple[list[NewSchedule], set[tuple[str, str]]]:
+    """The schedules *in_file* and those of the tasks known by now, and whose they are: what those do not declare is over."""
     found = {new.name: new for new in from_tasks(config)}
-    for new in from_config(config):
+    for new in in_file:
         if new.name in found:
             log.warning("schedule %s of %s goes before that of the task of this name", new.name, new.source)
         found[new.name] = new
@@ -133,18 +133,25 @@ def _read_table(setting: CronSetting, config: Config) -> tuple[NewSchedule | Non
     schedule, when_faults = schedule_module.read({key: table[key] for key in table if key in _WHEN})
     options = _read_options({key: table[key] for key in table if key not in _WHEN and key not in _OF_WHAT}, faults)
     faults |= when_faults
-    what = [key for key in _WHAT if key in table]
-    job = None
-    if len(what) != 1:
-        faults[what[1] if what else ""] = "give one of command, shell and python" + ("" if what else ": what is to run")
-    elif what == ["python"]:
-        job = _read_python(table, options.over(config.job), faults)
-    else:
-        folder = os.path.dirname(os.path.abspath(config.path)) if config.path is not None else os.curdir
-        job = read_command(table, folder, options.over(config.job), faults)
+    job = _read_job(table, options.over(config.job), config, faults)
     if faults or schedule is None or job is None:
         return None, faults
     return _new(setting.name, "file", config.path, schedule, job), {}
+
+
+def _read_job(table: Mapping[str, Any], options: JobOptions, config: Config, faults: dict[str, str]) -> NewJob | None:
+    what = [key for key in _WHAT if key in table]
+    if len(what) != 1:
+        faults[what[1] if what else ""] = "give one of command, shell and python" + ("" if what else ": what is to run")
+        return None
+    try:
+        if what == ["python"]:
+            return _read_python(table, options, faults)
+        folder = os.path.dirname(os.path.abspath(config.path)) if config.path is not None else os.curdir
+        return read_command(table, folder, options, faults)
+    except FastWorkerError as error:  # of what only its options together, or with the call, can break
+        faults[what[0]] = str(error)
+        return None
 
 
 def _name_fault(name: object) -> dict[str, str]:
@@ -186,11 +193,7 @@ def _read_python(table: Mapping[str, Any], options: JobOptions, faults: dict[str
     if faults:
         return None
     task = task_registry.get(name)
-    try:
-        job = producer.build_json_call(name, args, kwargs, options.over(task.options) if task else options)
-    except FastWorkerError as error:
-        faults["args" if args else "kwargs"] = str(error)
-        return None
+    job = producer.build_json_call(name, args, kwargs, options.over(task.options) if task else options)
     return replace(job, lane=Lane.ASYNC) if task is not None and task.is_async else job
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta, tzinfo
+from datetime import date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Any
 
@@ -47,7 +47,7 @@ class Schedule:
     repeat_count: int | None = None
     #: Jobs that are made in all.
     repeat_until: float | None = None
-    #: The last moment at which there may be a tick.
+    #: The last moment at which there may be a tick. Unix time.
 
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> Schedule:
@@ -231,13 +231,16 @@ def _count(value: object) -> int:
 
 
 def _moment(value: object) -> datetime:
+    """A day alone is meant to its end."""
     if isinstance(value, str):
         try:
-            return datetime.fromisoformat(value)
+            value = date.fromisoformat(value) if len(value) == 10 else datetime.fromisoformat(value)
         except ValueError:
             pass
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time.max)
     if not isinstance(value, datetime):
-        raise ConfigError(f"must be a moment such as 2026-12-31 18:00, got {value!r:.80}")
+        raise ConfigError(f"must be a day or a moment such as 2026-12-31 18:00, got {value!r:.80}")
     return value
 
 

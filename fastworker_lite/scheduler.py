@@ -125,9 +125,9 @@ class Scheduler:
         self._relay = Relay(clock)
         self._relay_pause = FIRST_LOOK
         self._is_leading = False
-        declarations.from_config(config)  # refused here, before anything has begun
+        in_file = declarations.from_config(config)  # what cannot be is refused here, before anything has begun
         self._timetable = (
-            Timetable(lambda: declarations.declared_here(config), self._waker, clock) if has_cron else None
+            Timetable(lambda: declarations.declared_here(config, in_file), self._waker, clock) if has_cron else None
         )
         self._recovery = Recovery(self._paths, self._waker, config.max_log, clock)
         self._burials: set[asyncio.Task[None]] = set()

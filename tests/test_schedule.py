@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -273,6 +273,13 @@ def test_a_naive_end_is_in_the_schedules_own_zone():
     assert schedule.repeat_until == moment("2026-11-24 03:00", "Asia/Tokyo")
     assert schedule.next(schedule.repeat_until - 1) == schedule.repeat_until
     assert schedule.next(schedule.repeat_until) is None
+
+
+@pytest.mark.parametrize("day", ["2026-11-24", date(2026, 11, 24)])
+def test_a_day_as_the_end_is_meant_to_its_end(day):
+    schedule = Schedule.parse({"every": "1h", "repeat_until": day, "timezone": "UTC"})
+
+    assert list(schedule.ticks(moment("2026-11-24 22:30"), moment("2026-11-26"))) == [moment("2026-11-24 23:00")]
 
 
 def test_a_schedule_without_a_zone_follows_the_machines(monkeypatch):

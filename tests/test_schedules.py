@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from fastworker_lite import ConfigError, SyncClient
+from fastworker_lite import scheduler as scheduler_module
 from fastworker_lite.config import Config, CronSetting
 from fastworker_lite.declarations import declared_here, from_config, read_config
 from fastworker_lite.firing import Firing, fire_some
@@ -226,15 +228,30 @@ def test_years_of_absence_take_moments(connection):
     assert outcomes(connection).count("queued") == 1 and time.monotonic() - begin < 5
 
 
-def test_a_runner_that_wakes_from_three_days_of_sleep_makes_one_job_and_ends_none(database, connection):
-    jump, loops = [0.0], []
-    store(connection, now=time.time(), every="1h", queue="nobody")
-    scheduler = Scheduler(database, Config(workers=1), clock=lambda: time.time() + jump[0])
+@contextmanager
+def scheduler_with(database, clock):
+    """A runner whose wall clock is the test's, on a thread of its own."""
+    loops = []
+    scheduler = Scheduler(database, Config(workers=1), clock=clock)
     thread = threading.Thread(
         target=lambda: asyncio.run(scheduler.run(lambda: loops.append(asyncio.get_running_loop())))
     )
     thread.start()
-    with SyncClient(database, runner="never") as client:
+    try:
+        until(lambda: loops)
+        yield
+    finally:
+        loops[0].call_soon_threadsafe(scheduler.stop)
+        thread.join(20)
+
+
+def test_a_runner_that_wakes_from_three_days_of_sleep_makes_one_job_and_ends_none(database, connection):
+    jump = [0.0]
+    store(connection, now=time.time(), every="1h", queue="nobody")
+    with (
+        scheduler_with(database, lambda: time.time() + jump[0]),
+        SyncClient(database, runner="never") as client,
+    ):
         running = client.options(timeout=60).submit(time.sleep, 50)
         until(lambda: running.status() == "running")
         jump[0] = 3 * DAY
@@ -247,8 +264,17 @@ def test_a_runner_that_wakes_from_three_days_of_sleep_makes_one_job_and_ends_non
         print(f"a runner after 3 days of sleep: {found.count('queued')} job, the running one is {running.status()}")
         assert (found.count("queued"), found.count("missed"), running.status()) == (1, 71, "running")
         running.cancel()
-    loops[0].call_soon_threadsafe(scheduler.stop)
-    thread.join(20)
+
+
+def test_a_runner_notices_a_sleep_that_nothing_tells_it_of(database, connection, monkeypatch):
+    assert scheduler_module.LONGEST_SLEEP <= 30
+    monkeypatch.setattr(scheduler_module, "LONGEST_SLEEP", 0.2)
+    jump = [0.0]
+    store(connection, now=time.time(), every="100d", queue="nobody")
+    with scheduler_with(database, lambda: time.time() + jump[0]):
+        time.sleep(2.5)  # until the log is written into the database, and nothing is left to do
+        jump[0] = 100 * DAY
+        until(lambda: outcomes(connection), 5)
 
 
 # ---- clocks
@@ -433,12 +459,23 @@ def test_a_declared_task_is_registered_and_removed_when_it_is_declared_without(c
     monkeypatch.setattr("fastworker_lite.declarations.task_registry", registry)
     monkeypatch.setattr("fastworker_lite.producer.task_registry", registry)
     task = registry.register(os.getpid, "pid", cron="0 9 * * MON", timezone="Europe/Berlin")
-    connection.write(register, *declared_here(Config()), START)
+    connection.write(register, *declared_here(Config(), []), START)
     assert connection.read(schedules.get, "pid").origin == "task" and task.schedule.timezone == "Europe/Berlin"
 
     registry.register(os.getpid, "pid")
-    connection.write(register, *declared_here(Config()), START)
+    connection.write(register, *declared_here(Config(), []), START)
     assert connection.read(schedules.names) == []
+
+
+def test_a_task_whose_call_cannot_be_stored_keeps_no_runner_from_its_other_schedules(monkeypatch, caplog):
+    registry = TaskRegistry()
+    monkeypatch.setattr("fastworker_lite.declarations.task_registry", registry)
+    monkeypatch.setattr("fastworker_lite.producer.task_registry", registry)
+    registry.register(lambda host="a": host, "bad", every=60, concurrency=1, key="{user}")
+    registry.register(os.getpid, "good", every=60)
+
+    assert [new.name for new in declared_here(Config(), [])[0]] == ["good"]
+    assert "task bad is not called by the clock" in caplog.text
 
 
 def test_a_task_that_needs_arguments_cannot_have_a_schedule():
@@ -621,6 +658,26 @@ def test_every_setting_that_is_wrong_is_found_at_once():
 
     assert [one.name for one in new] == ["fine"]
     assert {one.field for one in problems} == {"schedule", "timezone", "retires", "env", "cwd", "notify"}
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"command": None, "python": "a:b", "args": [datetime(2026, 1, 1)]}, "python"),
+        ({"command": None, "python": "a:b", "kwargs": []}, "kwargs"),
+        ({"command": ["true"], "shell": "true"}, "shell"),
+        ({"command": ["true"], "key": "{host}", "concurrency": 1}, "command"),
+        ({"command": ["true"], "unique": "x"}, "unique"),
+        ({"command": ["true"], "after": [1]}, "after"),
+        ({"command": ["x" * 3_000_000]}, "command"),
+    ],
+)
+def test_a_job_that_cannot_be_is_a_problem_of_its_schedule(given, field):
+    table = {key: value for key, value in ({"every": "1h"} | given).items() if value is not None}
+
+    new, problems = read_config(Config(cron=(CronSetting("s", table),)))
+
+    assert new == [] and [one.field for one in problems] == [field]
 
 
 def test_a_job_made_by_hand_moves_nothing_and_heeds_the_overlap(connection):

@@ -102,8 +102,8 @@ def _fire_schedules(connection: Connection, config: Config) -> None:
     from ..schedules import Timetable
     from ..sockets import Waker
 
-    waker = Waker()
-    timetable = Timetable(lambda: declarations.declared_here(config), waker, time.time)
+    waker, in_file = Waker(), declarations.from_config(config)
+    timetable = Timetable(lambda: declarations.declared_here(config, in_file), waker, time.time)
     timetable.register(connection)
     timetable.step(connection)
     waker.close()
