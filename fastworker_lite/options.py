@@ -57,13 +57,21 @@ def parse_seconds(name: str, value: object) -> float:
 
 
 def parse_moment(name: str, value: object) -> float:
-    """A `datetime` as Unix seconds; a naive one is local time."""
+    """A `datetime` as Unix seconds; a naive one is local time. Raises `ConfigError` for a time that no clock shows."""
     if not isinstance(value, datetime):
         raise ConfigError(f"{name} must be a datetime (a naive one is local time), got {value!r}")
     try:
-        return value.timestamp()
+        moment = value.timestamp()
+        shown = datetime.fromtimestamp(moment, value.tzinfo)
     except (OverflowError, ValueError, OSError) as error:
         raise ConfigError(f"{name} is out of range: {value!r}") from error
+    if abs(shown.replace(tzinfo=None) - value.replace(tzinfo=None)) > timedelta(seconds=1):
+        raise ConfigError(f"{name} {value:%Y-%m-%d %H:%M} does not exist {_in(value)}: the clocks go forward then")
+    return moment
+
+
+def _in(value: datetime) -> str:
+    return "here" if value.tzinfo is None else f"in {value.tzinfo}"
 
 
 def _whole(name: str, value: object) -> int:

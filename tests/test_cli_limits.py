@@ -288,3 +288,30 @@ def cost_of_submit(site: Site) -> float:
         site.fwl("submit", "--lock", "l", "--", "true")
         taken.append(time.perf_counter() - began)
     return sorted(taken)[2]
+
+
+# ---- times
+
+
+def test_a_time_is_meant_in_the_zone_that_is_named(site: Site) -> None:
+    job = site.fwl("submit", "--at", "2031-03-30 03:30", "--tz", "Europe/Berlin", "--", "true")
+
+    assert job.stdout == b"1\n"
+    assert site.sql("SELECT due_at FROM job") == [(1932600600.0,)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--at", "2031-03-30 02:30", "--tz", "Europe/Berlin"],
+            b"--at: 2031-03-30 02:30 does not exist in Europe/Berlin",
+        ),
+        (["--at", "2031-03-30 02:30", "--tz", "Europe/Berln"], b'did you mean "Europe/Berlin"?'),
+        (["--tz", "Europe/Berlin"], b"give both"),
+    ],
+)
+def test_a_time_that_cannot_be_is_refused(site: Site, words: list[str], said: bytes) -> None:
+    done = site.fwl("submit", *words, "--", "true")
+
+    assert done.returncode == 2 and said in done.stderr and done.stdout == b""

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -490,6 +492,12 @@ def test_a_job_that_waits_for_a_limit_makes_the_claims_of_others_no_dearer(tmp_p
 def test_a_wrong_option_is_refused_before_anything_is_stored(submitter, options):
     with pytest.raises(ConfigError):
         submitter.options(**options)
+
+
+def test_a_time_that_no_clock_shows_is_refused(submitter):
+    with pytest.raises(ConfigError, match="eta 2031-03-30 02:30 does not exist in Europe/Berlin"):
+        submitter.options(eta=datetime(2031, 3, 30, 2, 30, tzinfo=ZoneInfo("Europe/Berlin")))
+    submitter.options(eta=datetime(2031, 10, 26, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin"))).submit(abs, 1)
 
 
 def test_a_key_that_names_an_argument_the_call_does_not_have_is_refused(submitter):

@@ -52,6 +52,9 @@ def submit(
     at: Annotated[
         str | None, typer.Option("--at", metavar="TIME", help="Start at this time: 2026-11-24 03:00 or 03:00.")
     ] = None,
+    zone: Annotated[
+        str | None, typer.Option("--tz", metavar="ZONE", help="The zone of --at, such as Europe/Berlin.")
+    ] = None,
     past_ok: Annotated[bool, typer.Option("--past-ok", help="A time that is over means now.")] = False,
     name: options.Name = None,
     timeout: options.Timeout = None,
@@ -114,7 +117,7 @@ def submit(
             after=parse_ids(after), after_any=parse_ids(after_any), after_failure=parse_ids(after_fail),
             unique=unique, on_conflict=on_conflict, idempotency_key=idempotency_key, debounce=debounce,
             lock=lock, skip_if_running=skip_if_running, concurrency=concurrency, rate=rate, key=key,
-            delay=delay, at=at, past_ok=past_ok,
+            delay=delay, at=at, zone=zone, past_ok=past_ok,
         ).over(session.config.job),
     )  # fmt: skip
     return _submit(session, build(order), is_waited_for=wait, makes_queues=new_queue, skips=skip_if_running)
@@ -128,6 +131,7 @@ def parse_options(
     *,
     delay: str | None = None,
     at: str | None = None,
+    zone: str | None = None,
     past_ok: bool = False,
     retry_on_timeout: bool = False,
     skip_if_running: bool = False,
@@ -149,7 +153,7 @@ def parse_options(
             "priority": parse_priority(given.get("priority")),  # type: ignore[arg-type]
             "retry_on_timeout": retry_on_timeout or None,
             "delay": parse_duration("--in", delay),
-            "eta": parse_time("--at", at, is_past_ok=past_ok),
+            "eta": parse_time("--at", at, zone=zone, is_past_ok=past_ok),
         }
     )
 

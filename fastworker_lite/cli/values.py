@@ -10,7 +10,7 @@ import re
 import signal
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 from .. import config as configuration
@@ -31,13 +31,20 @@ def parse_duration(option: str, text: str | None) -> float | None:
         raise usage(f'{option}: cannot read "{text}". Use 90s, 5m, 1h30m or 2d.') from None
 
 
-def parse_time(option: str, text: str | None, *, is_past_ok: bool) -> datetime | None:
-    """The moment of `2026-11-24 03:00`, `2026-11-24T03:00Z` or `03:00` (the next one); local unless it says otherwise."""
+def parse_time(option: str, text: str | None, *, zone: str | None, is_past_ok: bool) -> datetime | None:
+    """The moment of `2026-11-24 03:00`, `2026-11-24T03:00Z` or `03:00` (the next one); in *zone*, or local, unless it says."""
     if text is None:
+        if zone is not None:
+            raise usage(f"--tz says in which zone {option} is meant; give both")
         return None
-    moment = _next_clock(text) or _read_iso(option, text)
-    if moment.tzinfo is None and datetime.fromtimestamp(_timestamp(option, text, moment)) != moment:
-        raise usage(f"{option}: {text} does not exist here: the clocks go forward then.")
+    own = None if zone is None else _zone(zone)
+    moment = _next_clock(text, own) or _read_iso(option, text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=own)
+    shown = datetime.fromtimestamp(_timestamp(option, text, moment), moment.tzinfo)
+    if shown.replace(tzinfo=None) != moment.replace(tzinfo=None):
+        where = "here" if zone is None else f"in {zone}"
+        raise usage(f"{option}: {text} does not exist {where}: the clocks go forward then.")
     ago = time.time() - _timestamp(option, text, moment)
     if ago > 0 and not is_past_ok:
         raise usage(f"{option}: {text} was {render.duration(ago)} ago. Add --past-ok to run it now.")
@@ -58,14 +65,24 @@ def _timestamp(option: str, text: str, moment: datetime) -> float:
         raise usage(f'{option}: "{text}" is out of range.') from None
 
 
-def _next_clock(text: str) -> datetime | None:
+def _zone(name: str) -> tzinfo:
+    from .. import cron
+    from ..errors import ConfigError
+
+    try:
+        return cron.zone(cron.parse_zone(name))
+    except ConfigError as error:
+        raise usage(f"--tz: {error}") from None
+
+
+def _next_clock(text: str, zone: tzinfo | None) -> datetime | None:
     found = _CLOCK.fullmatch(text)
     if found is None:
         return None
     hour, minute, second = (int(part or 0) for part in found.groups())
     if hour > 23 or minute > 59 or second > 59:
         return None
-    now = datetime.now()
+    now = datetime.now(zone)
     moment = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
     return moment if moment > now else moment + timedelta(days=1)
 
