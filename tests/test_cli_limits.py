@@ -55,10 +55,11 @@ def test_a_line_of_json_may_say_what_it_is_after_and_which_lock_it_takes(site: S
 
 
 def test_a_parent_that_does_not_exist_is_no_such_job(site: Site) -> None:
+    site.submit("--", "true")
     done = site.fwl("submit", "--after", "99", "--", "true")
 
     assert (done.returncode, done.stdout) == (3, b"")
-    assert done.stderr.startswith(b"error: no job 99")
+    assert done.stderr == b"error: --after 99: no such job (newest is 1)\n"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from .. import producer
+from ..errors import JobNotFound
 from ..job import Kind, NewJob
 from ..options import JobOptions
 from ..sockets import Waker
@@ -22,7 +23,7 @@ from ..store.jobs import DEFAULT_QUEUE
 from ..store.submitting import Stored
 from . import options, render
 from .ordering import Order, build, check_task
-from .problems import usage
+from .problems import NOT_FOUND, CommandError, usage
 from .session import NO_WORKER, Session, check_queues, knows_task, live_runners
 from .values import parse_duration, parse_pairs, parse_priority, parse_time, read_object
 
@@ -239,6 +240,10 @@ def store(connection: Connection, jobs: Sequence[NewJob]) -> Stored:
     waker = Waker()
     try:
         return producer.submit_one(connection, waker, producer.Submission(jobs))
+    except JobNotFound as missing:  # one that these were to come after
+        newest = connection.read(queries.newest_id)
+        known = f"newest is {newest}" if newest else "none was ever submitted here"
+        raise CommandError(f"--after {missing.job_id}: no such job ({known})", NOT_FOUND) from None
     finally:
         waker.close()
 
