@@ -83,11 +83,6 @@ while True:
 
 
 @pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
-@pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "app.sock")
 

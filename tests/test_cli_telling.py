@@ -18,11 +18,6 @@ from tests.test_crash import until
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
 def command(database, *words):
     return [sys.executable, "-m", "fastworker_lite", "--db", database, *words]
 

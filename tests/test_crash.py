@@ -44,11 +44,6 @@ while True:
 """
 
 
-@pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
 def start(code, database):
     return subprocess.Popen([sys.executable, "-c", code, database], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 

@@ -21,24 +21,6 @@ from tests import limit_tasks as tasks
 from tests.test_crash import lines
 
 
-@pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
-@pytest.fixture
-def client(database):
-    with SyncClient(database, workers=2, runner="own", durability="normal") as client:
-        yield client
-
-
-@pytest.fixture
-def submitter(database):
-    """A client, and no runner."""
-    with SyncClient(database, runner="never", durability="normal") as client:
-        yield client
-
-
 def job(client, handle):
     return client._call(Connection.read, queries.get, handle.number)
 

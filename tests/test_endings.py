@@ -21,17 +21,6 @@ from tests.test_crash import children_of, group_is_empty, is_gone, lines, start,
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
-@pytest.fixture
-def client(database):
-    with SyncClient(database, workers=2, runner="own", durability="normal") as client:
-        yield client
-
-
 def submit_command(client, script, cwd="/", **options):
     job = producer.build_command(Command(argv=None, shell=script, cwd=str(cwd)), None, JobOptions(**options))
     return client.handle(client._store([job]).ids[0])

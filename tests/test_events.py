@@ -25,11 +25,6 @@ for event in client.events(since=0):
 """
 
 
-@pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
 def count(client, table):
     return client._call(
         lambda connection: connection.read(lambda sql: sql.execute(f"SELECT count(*) FROM {table}").fetchone()[0])

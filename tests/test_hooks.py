@@ -18,11 +18,6 @@ from tests import ending_tasks as tasks
 from tests.test_crash import lines, until
 
 
-@pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
 def shell(script):
     return ["sh", "-c", script]
 

@@ -7,8 +7,6 @@ import random
 import time
 from pathlib import Path
 
-import pytest
-
 import tests.hostile_tasks as hostile
 from fastworker_lite import SyncClient
 from fastworker_lite.job import State
@@ -41,11 +39,6 @@ TABLE = [
     ("blocks_its_loop", "failed", "timed out after 0.3s"),
     ("generates", "failed", "result cannot be stored"),
 ]
-
-
-@pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
 
 
 def descriptors():

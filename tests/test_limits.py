@@ -31,20 +31,8 @@ from tests.test_crash import ROOT, lines, until, workers_of
 
 
 @pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
-@pytest.fixture
 def client(database):
     with SyncClient(database, workers=4, runner="own", durability="normal") as client:
-        yield client
-
-
-@pytest.fixture
-def submitter(database):
-    """A client, and no runner."""
-    with SyncClient(database, runner="never", durability="normal") as client:
         yield client
 
 

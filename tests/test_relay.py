@@ -23,17 +23,6 @@ from tests import limit_tasks as tasks
 from tests.test_crash import ROOT, RUNNER, lines, start, until
 
 
-@pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
-@pytest.fixture
-def client(database):
-    with SyncClient(database, workers=2, runner="own", durability="normal") as client:
-        yield client
-
-
 @pytest.fixture(params=["wal", "delete"])
 def application(tmp_path, request):
     """The application's own database, in either journal mode."""

@@ -38,11 +38,6 @@ HOUR, DAY = 3600.0, 86400.0
 
 
 @pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
-@pytest.fixture
 def connection(database):
     opened = Connection(database)
     yield opened

@@ -43,11 +43,6 @@ NOW = 1_000_000.0
 
 
 @pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
-@pytest.fixture
 def connection(database):
     opened = Connection(database)
     yield opened

@@ -14,25 +14,6 @@ from fastworker_lite.store.connection import Connection
 from tests import limit_tasks as tasks
 from tests.test_crash import lines, until
 
-
-@pytest.fixture
-def database(tmp_path):
-    return str(tmp_path / "jobs.db")
-
-
-@pytest.fixture
-def client(database):
-    with SyncClient(database, workers=2, runner="own", durability="normal") as client:
-        yield client
-
-
-@pytest.fixture
-def submitter(database):
-    """A client, and no runner."""
-    with SyncClient(database, runner="never", durability="normal") as client:
-        yield client
-
-
 # ---- unique
 
 
