@@ -233,7 +233,8 @@ def test_an_idle_runner_and_its_workers_do_not_wake_up(database):
     with SyncClient(database, workers=2, runner="own") as client:
         assert client.submit(sample_tasks.add, 1, 2).result(timeout=10) == 3
         until(lambda: len(workers_of(database)) == 2)
-        time.sleep(4.5)  # the log is put away after two seconds without a write
+        until(lambda: Path(f"{database}-wal").stat().st_size == 0)  # put away after two seconds without a write
+        time.sleep(1.5)
         tasks = [path for path in Path("/proc/self/task").iterdir() if path not in others]
         for pid in _children(os.getpid()):
             tasks += Path(f"/proc/{pid}/task").iterdir()
