@@ -28,10 +28,12 @@ from fastworker_lite.errors import DatabaseBusy
 from fastworker_lite.job import Command, Kind, Lane, NewJob, Outcome
 from fastworker_lite.options import MAX_CALLBACK_DATA, JobOptions
 from fastworker_lite.serialization import MOST_TOLD
-from fastworker_lite.store import cancelling, jobs, listeners, outbox, settling
+from fastworker_lite.sockets import WakeSocket
+from fastworker_lite.store import cancelling, jobs, listeners, outbox, runners, settling
 from fastworker_lite.store.bridge import AsyncConnection
 from fastworker_lite.store.connection import Connection
 from fastworker_lite.store.jobs import Wanted
+from fastworker_lite.store.runners import Addresses
 from fastworker_lite.streams import MAX_CONNECTIONS, MAX_LINE
 from fastworker_lite.tasks.models import CallbackInfo
 from tests import callback_tasks as tasks
@@ -426,6 +428,18 @@ def test_a_job_that_no_worker_ended_is_told_at_once_too(database, path, way):
     print(f"told after {(time.monotonic() - began) * 1000:.1f} ms")
     assert event["task_id"] == handle.id
     assert time.monotonic() - began < 0.5, "it was found by looking again"
+
+
+def test_a_job_that_expires_while_a_command_line_looks_for_its_own_is_told_at_once(database, path, connection):
+    with contextlib.closing(WakeSocket(path + ".o")) as outbox_socket:
+        where = Addresses("/nobody", "/nobody", "/nobody", outbox_socket.address)
+        connection.write(runners.add_runner, "r-none", "0", where, 1, 0.0)  # its lease is free: the command runs here
+        late = producer.build_call("nobody", (), {}, JobOptions(callback=path, expires=0.001))
+        connection.write(jobs.insert, [late], time.time() - 1)
+        words = [sys.executable, "-m", "fastworker_lite", "--db", database, "run", "--", "true"]
+        subprocess.run(words, cwd=ROOT, timeout=20, check=True)
+        assert query(connection, "SELECT state FROM job WHERE task = 'nobody'") == [("expired",)]
+        assert waiting(connection) == 1 and outbox_socket.clear() >= 1
 
 
 # ---- delivery

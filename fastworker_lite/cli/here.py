@@ -67,16 +67,18 @@ def _run_until_ended(
 def _claim(connection: Connection, waker: Waker, job_id: int, worker: int) -> Claimed | None:
     """Begin the job if its time has come and is not over, as the leader among runners would see to."""
 
-    def transact(sql: sqlite3.Connection) -> tuple[Claimed | None, set[str]]:
+    def transact(sql: sqlite3.Connection) -> tuple[Claimed | None, list[int], set[str]]:
         now = time.time()
         expired = due.expire(sql, now)
         due.make_due(sql, now)
         limits.release_by_time(sql, now)
         ended = [*expired, *dependencies.resolve(sql, now).cancelled]
-        return jobs.claim_one(sql, job_id, worker, now), waiters.take(sql, ended)
+        return jobs.claim_one(sql, job_id, worker, now), ended, waiters.take(sql, ended)
 
-    claimed, waiting = connection.write(transact)
+    claimed, ended, waiting = connection.write(transact)
     waker.poke_all(waiting)
+    if ended:
+        producer.tell_soon(connection)
     return claimed
 
 
