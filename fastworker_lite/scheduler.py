@@ -78,6 +78,10 @@ class _Sockets:
     def addresses(self) -> Addresses:
         return Addresses(self.wake.address, self.wake_async.address, self.control.address, self.outbox.address)
 
+    def are_there(self) -> bool:
+        """Whether others can still find them."""
+        return all(os.path.exists(address) for address in self.addresses)
+
     def close(self) -> None:
         for one in (self.wake, self.wake_async, self.control, self.outbox):
             one.close()
@@ -164,11 +168,8 @@ class Scheduler:
             os.getpid(), self._clock(),
         )  # fmt: skip
         self._log_watch = FileWatch(self._paths.wal)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._log_watch.fileno(), self._on_write)
-        loop.add_reader(self._sockets.control.fileno(), self._on_poke)
-        loop.add_reader(self._sockets.outbox.fileno(), self._on_something_to_tell)
-        loop.add_reader(self._sockets.wake_async.fileno(), self._on_async_work)
+        asyncio.get_running_loop().add_reader(self._log_watch.fileno(), self._on_write)
+        self._read_sockets()
         self._targets = producer.registered_targets()
         self._pool.refill()
         await self._connection.run(Connection.write_fast, self._introduce)
@@ -177,6 +178,27 @@ class Scheduler:
     def _introduce(self, sql: sqlite3.Connection) -> None:
         names = runners.set_known_tasks(sql, self._runner, self._targets)
         settling.release_parked(sql, names)
+
+    def _read_sockets(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._sockets.control.fileno(), self._on_poke)
+        loop.add_reader(self._sockets.outbox.fileno(), self._on_something_to_tell)
+        loop.add_reader(self._sockets.wake_async.fileno(), self._on_async_work)
+
+    def _forget_sockets(self) -> None:
+        loop = asyncio.get_running_loop()
+        for one in (self._sockets.control, self._sockets.outbox, self._sockets.wake_async):
+            loop.remove_reader(one.fileno())
+        self._sockets.close()
+
+    def _bind_again(self) -> None:
+        """Somebody has removed our sockets. The workers share the old ones, which nobody can reach: others take their place."""
+        log.warning("a socket of this runner was removed; it is bound again")
+        self._forget_sockets()
+        self._sockets = self._bind_sockets()
+        self._read_sockets()
+        for worker in self._pool.workers:
+            worker.ask_to_stop()
 
     def _bind_sockets(self) -> _Sockets:
         directory = socket_directory(self._paths)
@@ -231,21 +253,14 @@ class Scheduler:
         if self._pruning is not None:
             self._pruning.cancel()
             await asyncio.wait([self._pruning])
-        loop = asyncio.get_running_loop()
-        for descriptor in (
-            self._log_watch,
-            self._sockets.control,
-            self._sockets.outbox,
-            self._sockets.wake_async,
-        ):
-            loop.remove_reader(descriptor.fileno())
+        asyncio.get_running_loop().remove_reader(self._log_watch.fileno())
         self._log_watch.close()
         try:
             await self._connection.run(Connection.write_fast, runners.remove_runner, self._runner)
             await self._connection.run(Connection.checkpoint)
         except FastWorkerError as error:
             log.warning("the runner's row stays behind: %s", error)
-        self._sockets.close()
+        self._forget_sockets()
         self._leader.release()
         await self._connection.run(lambda _: self._relay.close())
         await self._connection.run(close_lease, self._lease)
@@ -289,6 +304,8 @@ class Scheduler:
         if now < self._look_at:
             return _soonest([*sleeps, None if self._look_at == NEVER else self._look_at - now])
         self._look_at = NEVER
+        if not self._sockets.are_there():
+            self._bind_again()
         found = await self._connection.read(self._survey)
         soonest, waiting = found.due, found.waiting
         if self._leader.try_take():

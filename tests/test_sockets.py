@@ -132,6 +132,43 @@ def test_only_sockets_that_nobody_has_open_are_swept_away(tmp_path, wake):
     assert sorted(os.listdir(tmp_path)) == ["file", "w"]
 
 
+def test_sockets_of_a_runner_that_somebody_removes_are_bound_again(client):
+    assert client.submit(abs, -1).result(timeout=20) == 1
+    [where] = client._call(lambda connection: connection.read(runners.addresses))
+    for address in where:
+        os.unlink(address)
+
+    began = time.monotonic()
+    assert client.submit(abs, -2).result(timeout=20) == 2
+    late = time.monotonic() - began
+    until(lambda: all(os.path.exists(address) for address in where))
+    until(lambda: not any(map(is_deaf, children_of(os.getpid()))))
+    took = []
+    for number in range(9):
+        began = time.monotonic()
+        assert client.submit(abs, -number).result(timeout=20) == number
+        took.append(time.monotonic() - began)
+    print(f"the first job took {late:.3f} s, later ones {statistics.median(took) * 1000:.1f} ms")
+    assert statistics.median(took) < 0.1, "and not the second after which a runner looks by itself"
+
+
+def is_deaf(worker):
+    """Whether this process reads a socket that has no name any more, beside those of its own."""
+    with open("/proc/net/unix") as file:
+        named = {
+            line.split()[6]
+            for line in file.readlines()[1:]
+            if len(line.split()) > 7 and os.path.exists(line.split()[7])
+        }
+    inodes = set()
+    for entry in Path(f"/proc/{worker}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found = os.readlink(entry)
+            if found.startswith("socket:"):
+                inodes.add(found[8:-1])
+    return bool(inodes) and not inodes & named
+
+
 # ---- hostility
 
 
