@@ -481,13 +481,16 @@ def test_a_backlog_takes_neither_memory_nor_time_of_the_runner(tmp_path, path):
         before = memory_of(one.pid)
         late._call(lambda connection: (end_jobs(connection, path, 10_000), producer.tell_soon(connection)))
         quick._call(lambda connection: end_jobs(connection, None, 10_000))
-        ratios = [cost_of_a_job(late, pids_of[late]) / cost_of_a_job(quick, pids_of[quick]) for _ in range(5)]
+        ratios = []
+        for number in range(15):  # whoever comes second finds a warmer machine: they take turns
+            cost = {one: cost_of_a_job(one, pids_of[one]) for one in (late, quick)[:: 1 if number % 2 else -1]}
+            ratios.append(cost[late] / cost[quick])
         grown = memory_of(one.pid) - before
     print(
-        f"10,000 queued: RSS +{grown / 2**20:.1f} MiB, CPU of a job x {statistics.median(ratios):.2f} (median of 5 pairs)"
+        f"10,000 queued: RSS +{grown / 2**20:.1f} MiB, CPU of a job x {statistics.median(ratios):.2f} (median of 15 pairs)"
     )
     assert grown <= 16 * 2**20
-    assert statistics.median(ratios) <= 1.5  # 1.10 is wanted, and measured elsewhere with more patience
+    assert statistics.median(ratios) <= 1.1
 
 
 def cost_of_a_job(client, pids, count=1500):
@@ -512,7 +515,7 @@ def test_a_job_that_ends_is_told_within_a_millisecond_or_so(database, path):
 
     took = asyncio.run(main())
     print(f"job ended to listener called: p50 {took[100] * 1000:.2f} ms, p99 {took[198] * 1000:.2f} ms")
-    assert took[100] <= 0.010  # 0.8 ms on an idle machine
+    assert took[100] <= 0.003  # 0.7 ms on an idle machine
 
 
 def test_a_listener_that_reads_a_byte_a_second_delays_no_other(database, path, tmp_path):
@@ -1272,60 +1275,3 @@ def test_a_listener_is_told_of_the_tasks_queues_and_ends_it_asked_for(database, 
         (5, "success"),
         (5, "success"),
     ]
-
-
-# ---- programs written for FastWorker
-
-
-def test_a_program_that_awaits_results_by_callback_runs_unchanged(database, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-
-    async def program():
-        client = Client(database)
-        await client.start()
-        callback_address = "tcp://127.0.0.1:6000"
-        callback_listener = CallbackListener(callback_address)
-        await callback_listener.start()
-        try:
-            task_ids = [
-                await client.delay_with_callback(
-                    "process_data", callback_address, {"n": n}, callback_data={"request_id": n}
-                )
-                for n in range(5)
-            ]
-            task_ids.append(await client.delay_with_callback("divide_by_zero", callback_address=callback_address))
-            received = {}
-            while len(received) < len(task_ids):
-                data = await anext(callback_listener)
-                received[data["task_id"]] = data
-        finally:
-            await callback_listener.aclose()
-            client.stop()
-        return [received[task_id] for task_id in task_ids]
-
-    *good, bad = asyncio.run(asyncio.wait_for(program(), 30))
-    assert [(one["status"], one["result"]["data"]["n"], one["callback_data"]) for one in good] == [
-        ("success", n, {"request_id": n}) for n in range(5)
-    ]
-    assert (bad["status"], bad["error"], bad["callback_data"]) == ("failure", "division by zero", None)
-
-
-def test_a_program_that_polls_for_results_runs_unchanged(database):
-    async def program():
-        client = Client(database)
-        await client.start()
-        task_ids = [await client.delay("process_data", {"n": n}, priority="high") for n in range(5)]
-        task_ids.append(await client.delay("divide_by_zero"))
-        results = {}
-        while len(results) < len(task_ids):
-            for task_id in task_ids:
-                result = await client.get_task_result(task_id)
-                if result:
-                    results[task_id] = result
-            await asyncio.sleep(0.01)
-        client.stop()
-        return [results[task_id] for task_id in task_ids]
-
-    *good, bad = asyncio.run(asyncio.wait_for(program(), 30))
-    assert [(one.status, one.result["data"]["n"]) for one in good] == [("success", n) for n in range(5)]
-    assert (bad.status, bad.error) == ("failure", "division by zero")
