@@ -46,6 +46,7 @@ class CallbackListener:
         self._functions: list[tuple[str, Callable[[Event], object]]] = []
         self._reception: Reception | None = None
         self._in_hand: Delivery | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._something_happened = asyncio.Event()
 
     async def start(self) -> None:
@@ -59,6 +60,7 @@ class CallbackListener:
         reception, self._reception, self._in_hand = self._reception, None, None
         if reception is not None:
             asyncio.get_running_loop().remove_reader(reception.fileno())
+            self._stop_timer()
             reception.close()
             self._something_happened.set()
 
@@ -77,6 +79,14 @@ class CallbackListener:
         reception.turn(0)
         if len(reception):
             self._something_happened.set()
+        self._stop_timer()
+        if (seconds := reception.patience()) is not None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._turn, reception)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def __aiter__(self) -> CallbackListener:
         if self._reception is None:

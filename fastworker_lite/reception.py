@@ -9,12 +9,13 @@ import contextlib
 import os
 import selectors
 import socket
+import time
 from collections.abc import Sequence
 
 from .errors import ForkedError
 from .forking import close_in_forked_children
 from .intake import Delivery, Intake, Sender
-from .streams import MAX_CONNECTIONS, ListeningSocket
+from .streams import HANDSHAKE_SECONDS, MAX_CONNECTIONS, ListeningSocket
 
 _CHUNK = 64 * 1024
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
@@ -33,6 +34,8 @@ class Reception:
         os.close(silent)
         self._intake = Intake()
         self._connections: dict[Sender, socket.socket] = {}
+        self._new: dict[Sender, tuple[float, int]] = {}
+        #: Until when each has to say its first line, soonest first, and how much of it had come when that was settled.
         self._pid = os.getpid()
         close_in_forked_children(self)
 
@@ -53,7 +56,8 @@ class Reception:
         """Accept, read and answer what there is; wait up to *seconds* for it unless an event waits already."""
         self._check_process()
         is_asked_in = False
-        for key, happened in self._selector.select(0 if len(self._intake) else seconds):
+        waits = [one for one in (seconds, self.patience()) if one is not None]
+        for key, happened in self._selector.select(0 if len(self._intake) else min(waits, default=None)):
             if key.fileobj is self._listening:
                 is_asked_in = True
                 continue
@@ -63,6 +67,24 @@ class Reception:
                 self._read(key.data)
         if is_asked_in:  # last, so that nobody is sent away as silent who has just spoken
             self._accept()
+        self._hang_up_on_the_late()
+
+    def patience(self) -> float | None:
+        """Seconds until `turn` should be called even if nothing comes; None for never."""
+        return max(0.0, next(iter(self._new.values()))[0] - time.monotonic()) if self._new else None
+
+    def _hang_up_on_the_late(self) -> None:
+        """A first line has to come in time. A long one may take longer, but has to come in large pieces."""
+        while self.patience() == 0.0:
+            sender, (_, had) = next(iter(self._new.items()))
+            while sender in self._new and self._read(sender):
+                pass  # a program that was busy has not read what came in time
+            if self._new.pop(sender, None) is None:
+                continue
+            if len(sender.lines) - had < _CHUNK:
+                self._hang_up(sender)
+            else:
+                self._new[sender] = (time.monotonic() + HANDSHAKE_SECONDS, len(sender.lines))
 
     def _accept(self) -> None:
         for _ in range(MAX_CONNECTIONS):
@@ -75,6 +97,7 @@ class Reception:
                 continue
             sender = Sender()
             self._connections[sender] = connection
+            self._new[sender] = (time.monotonic() + HANDSHAKE_SECONDS, 0)
             self._selector.register(connection, selectors.EVENT_READ, sender)
             self._read(sender)
 
@@ -85,20 +108,24 @@ class Reception:
             self._hang_up(silent)
         return silent is not None
 
-    def _read(self, sender: Sender) -> None:
+    def _read(self, sender: Sender) -> bool:
+        """Take a piece of what it has said. False when there is none."""
         if (connection := self._connections.get(sender)) is None:
-            return
+            return False
         try:
             data = connection.recv(_CHUNK)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if data:
             self._intake.hear(sender, data)
+            if sender.has_spoken:
+                self._new.pop(sender, None)
             self._send(sender)
         else:
             self._hang_up(sender)
+        return bool(data)
 
     def _send(self, sender: Sender) -> None:
         """Send what fits of the answers. Hang up if that is all there was to be said."""
@@ -129,6 +156,7 @@ class Reception:
 
     def _hang_up(self, sender: Sender) -> None:
         connection = self._connections.pop(sender)
+        self._new.pop(sender, None)
         sender.end()
         if connection in self._selector.get_map():
             self._selector.unregister(connection)
@@ -175,3 +203,4 @@ class Reception:
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
+        self._new.clear()

@@ -34,6 +34,8 @@ log = logging.getLogger("fastworker_lite")
 MAX_LINE = 1024 * 1024
 #: Connections that one listener holds open.
 MAX_CONNECTIONS = 64
+#: Seconds that whoever connects has for his first line.
+HANDSHAKE_SECONDS = 5.0
 
 #: Seconds to wait while another process binds a socket in the same folder, which takes it less than a millisecond.
 _LOCK_SECONDS = 1.0
@@ -308,6 +310,10 @@ class Lines:
     def __init__(self) -> None:
         self._bytes = bytearray()
         self._searched = 0
+
+    def __len__(self) -> int:
+        """How many bytes wait for the end of their line."""
+        return len(self._bytes)
 
     def add(self, data: bytes) -> None:
         self._bytes += data

@@ -28,7 +28,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastworker_lite import streams
+from fastworker_lite import reception, streams
 from fastworker_lite.errors import ConfigError, ForkedError, StorageError
 from fastworker_lite.intake import MAX_REMEMBERED, MAX_WAITING, Intake, Sender, read_event
 from fastworker_lite.listener import CallbackListener, SyncCallbackListener
@@ -801,6 +801,59 @@ def test_one_more_connection_than_allowed_ends_the_oldest_that_never_said_a_line
     assert callers[1].is_hung_up_on() and not callers[2].has_answer(0)
 
 
+@pytest.fixture
+def in_a_hurry(monkeypatch):
+    monkeypatch.setattr(reception, "HANDSHAKE_SECONDS", 0.2)
+
+
+@pytest.mark.parametrize("said", [b"", b"pin", b"x" * 1000])
+def test_who_does_not_say_a_line_in_time_is_hung_up_on_and_nobody_else(listener, call, in_a_hurry, said):
+    silent, spoken = call(), call()
+    silent.raw(said)
+    spoken.raw(b"ping\npin")
+    listener.poll(0.1)
+    assert spoken.answer() == "pong" and not silent.has_answer(0)
+    assert listener.poll(0.4) == []
+    assert silent.is_hung_up_on()
+    spoken.raw(b"g\n")
+    listener.poll(0.05)
+    assert spoken.answer() == "pong"
+
+
+def test_an_async_listener_hangs_up_on_who_says_nothing_and_sleeps_then(path, call, in_a_hurry):
+    async def main():
+        async with CallbackListener(path) as listener:
+            silent = call()
+            assert await off_loop(silent.is_hung_up_on)
+            assert listener._reception.patience() is None
+
+    asyncio.run(main())
+
+
+def test_who_spoke_in_time_to_a_busy_program_is_heard_however_long_the_line(listener, call, in_a_hurry):
+    with contextlib.closing(call()) as caller:
+        long = threading.Thread(target=caller.send, args=("1",), kwargs={"result": "x" * 1_000_000}, daemon=True)
+        long.start()
+        events = []
+        while not events:
+            events = listener.poll(0)
+            time.sleep(0.25)  # the program does something else
+        assert len(events[0]["result"]) == 1_000_000
+        long.join(5)
+
+
+def test_a_line_that_only_trickles_in_is_not_waited_for(listener, call, in_a_hurry):
+    caller, began = call(), time.monotonic()
+    while time.monotonic() - began < 5:
+        try:
+            caller.raw(b"x")
+        except OSError:
+            break
+        listener.poll(0.05)
+    print(f"hung up after {time.monotonic() - began:.2f} s")
+    assert time.monotonic() - began < 1
+
+
 def test_one_more_connection_than_allowed_is_sent_away_if_all_have_spoken(listener, call):
     callers = [call() for _ in range(MAX_CONNECTIONS)]
     for caller in callers:
@@ -1153,6 +1206,6 @@ def test_three_hundred_hostile_callers_and_fifty_idle_ones_do_not_delay_a_ping(p
                 assert regular.answer() == "pong", f"hostile sequence {number} of seed {seed}"
                 took.append(time.perf_counter() - began)
         assert process.poll() is None
-        assert not any(caller.has_answer(0) for caller in idle)
+        assert all(caller.is_hung_up_on() for caller in idle), "they never said anything"
         process.kill()
     assert statistics.median(took) <= 0.010
