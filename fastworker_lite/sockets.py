@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import stat
+import sys
 import tempfile
 from collections.abc import Iterable
 
@@ -54,6 +55,19 @@ def remove_stale_sockets(directory: str) -> None:
                 pass
 
 
+def bind_for_us_alone(one: socket.socket, address: str) -> None:
+    """Bind a socket to a file that no other user can open, at no instant."""
+    if sys.platform == "linux":
+        os.fchmod(one.fileno(), 0o600)  # the file gets these bits when it is bound
+        one.bind(address)
+        return
+    before = os.umask(0o177)  # fchmod refuses sockets
+    try:
+        one.bind(address)
+    finally:
+        os.umask(before)
+
+
 class WakeSocket:
     """The receiving end. Processes may share it; each datagram is read by one of them."""
 
@@ -62,8 +76,7 @@ class WakeSocket:
         self.address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            os.fchmod(self._socket.fileno(), 0o600)  # Linux gives the file these bits when it is bound
-            self._socket.bind(address)
+            bind_for_us_alone(self._socket, address)
         except BaseException:
             self._socket.close()
             raise

@@ -26,7 +26,7 @@ from typing import Protocol
 from .errors import ConfigError, StorageError
 from .forking import close_in_forked_children
 from .paths import make_private_directory
-from .sockets import MAX_PATH
+from .sockets import MAX_PATH, bind_for_us_alone
 
 log = logging.getLogger("fastworker_lite")
 
@@ -122,7 +122,9 @@ class ListeningSocket:
             connection.setblocking(False)
             try:
                 check_peer(connection)
-            except PermissionError as error:
+            except (
+                OSError
+            ) as error:  # somebody else's, or one that is over already where the kernel forgets whose it was
                 log.warning("a connection to %s is refused: %s", self.path, error.strerror)
                 connection.close()
             else:
@@ -199,9 +201,8 @@ def check_peer(connection: HasOptions) -> None:
 def _credentials(connection: HasOptions) -> tuple[int, int]:
     """The process, 0 if it is not known, and the user at the other end."""
     if sys.platform == "darwin":
-        _, user = struct.unpack_from(
-            "=II", connection.getsockopt(0, 1, 76)
-        )  # SOL_LOCAL, LOCAL_PEERCRED: a struct xucred
+        # SOL_LOCAL, LOCAL_PEERCRED: a struct xucred, which begins with its version, 0, and the user.
+        _, user = struct.unpack_from("=II", connection.getsockopt(0, 1, 76))
         return 0, user
     process, user, _ = struct.unpack("=iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return process, user
@@ -216,7 +217,7 @@ def _bind(path: str) -> tuple[socket.socket, tuple[int, int]]:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listening.setblocking(False)
-            _bind_for_us_alone(listening, path)
+            bind_for_us_alone(listening, path)
             status = os.lstat(path)
             if stat.S_IMODE(status.st_mode) != 0o600:  # the umask took a bit of ours
                 os.chmod(path, 0o600)
@@ -225,18 +226,6 @@ def _bind(path: str) -> tuple[socket.socket, tuple[int, int]]:
             listening.close()
             raise
         return listening, _identity(status)
-
-
-def _bind_for_us_alone(listening: socket.socket, path: str) -> None:
-    if sys.platform == "linux":
-        os.fchmod(listening.fileno(), 0o600)  # the file gets these bits when it is bound
-        listening.bind(path)
-        return
-    before = os.umask(0o177)
-    try:
-        listening.bind(path)
-    finally:
-        os.umask(before)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import signal
 import socket
 import stat
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from fastworker_lite import reception, streams
 from fastworker_lite.errors import ConfigError, ForkedError, StorageError
 from fastworker_lite.intake import MAX_REMEMBERED, MAX_WAITING, Intake, Sender, read_event
 from fastworker_lite.listener import CallbackListener, SyncCallbackListener
+from fastworker_lite.sockets import WakeSocket
 from fastworker_lite.streams import (
     MAX_CONNECTIONS,
     MAX_LINE,
@@ -498,6 +500,37 @@ def ask_as_somebody_else(path):
     with contextlib.closing(Caller(path)) as caller:
         caller.raw(b"ping\n")
         os._exit(10 if caller.answer() == "pong" else 11)
+
+
+class MacSocket:
+    """What a socket of macOS answers when it is asked for LOCAL_PEERCRED of SOL_LOCAL: a struct xucred."""
+
+    def __init__(self, user):
+        self.user = user
+
+    def getsockopt(self, level, name, size):
+        assert (level, name, size) == (0, 1, 76)
+        return struct.pack("@IIh16I", 0, self.user, 1, *range(16))
+
+
+def test_the_other_end_is_known_on_macos_too(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    check_peer(MacSocket(os.geteuid()))
+    check_peer(MacSocket(0))
+    with pytest.raises(PermissionError, match="user 12345"):
+        check_peer(MacSocket(12345))
+
+
+@pytest.mark.parametrize("kind", [ListeningSocket, WakeSocket])
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_a_socket_is_bound_for_this_user_alone_in_either_way(path, kind, platform, monkeypatch):
+    monkeypatch.setattr(sys, "platform", platform)
+    before = os.umask(0o022)
+    try:
+        with contextlib.closing(kind(path)):
+            assert stat.S_IMODE(os.lstat(path).st_mode) == 0o600
+    finally:
+        assert os.umask(before) == 0o022
 
 
 @as_root
