@@ -80,6 +80,8 @@ class AsyncConnection:
     async def close(self) -> None:
         """Close the file and end the thread, after what is queued."""
         await self._thread.close()
+        if self._thread._thread.is_alive():  # it has said its last word, and needs but the interpreter's lock to end
+            self._thread._thread.join(1.0)
 
     def close_soon(self) -> None:
         """As `close`, from any thread, without waiting."""
