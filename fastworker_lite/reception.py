@@ -6,16 +6,20 @@ Runs in: every process that listens.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import socket
 import time
 from collections.abc import Sequence
 
-from .errors import ForkedError
+from .errors import ForkedError, StorageError
 from .forking import close_in_forked_children
 from .intake import Delivery, Intake, Sender
 from .streams import HANDSHAKE_SECONDS, MAX_CONNECTIONS, ListeningSocket
+from .watches import FileWatch
+
+log = logging.getLogger("fastworker_lite")
 
 _CHUNK = 64 * 1024
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
@@ -29,6 +33,9 @@ class Reception:
         self._listening = ListeningSocket(address)
         self.path = self._listening.path
         self._selector.register(self._listening, selectors.EVENT_READ, None)
+        self._file = _watch(self.path)
+        if self._file is not None:
+            self._selector.register(self._file, selectors.EVENT_READ, None)
         # Nobody can write to this pipe: it is readable at any time, and watched when somebody is to come back by himself.
         self._bell, silent = os.pipe()
         os.close(silent)
@@ -61,6 +68,9 @@ class Reception:
             if key.fileobj is self._listening:
                 is_asked_in = True
                 continue
+            if key.fileobj is self._file:
+                self._mend()
+                continue
             if happened & selectors.EVENT_WRITE:
                 self._send(key.data)
             if happened & selectors.EVENT_READ:
@@ -68,6 +78,24 @@ class Reception:
         if is_asked_in:  # last, so that nobody is sent away as silent who has just spoken
             self._accept()
         self._hang_up_on_the_late()
+
+    def _mend(self) -> None:
+        """Bind the address again if its file is gone: nobody could come any more."""
+        assert self._file is not None
+        self._file.clear()
+        if not os.path.lexists(self.path):
+            try:
+                successor = ListeningSocket(self.path)
+            except StorageError as error:
+                log.warning("%s has disappeared, and is not bound again: %s", self.path, error)
+                return
+            log.warning("%s has disappeared, and is bound again", self.path)
+            self._accept()  # those who came before it was gone
+            self._selector.unregister(self._listening)
+            self._listening.close()
+            self._listening = successor
+            self._selector.register(self._listening, selectors.EVENT_READ, None)
+        self._file.arm()
 
     def patience(self) -> float | None:
         """Seconds until `turn` should be called even if nothing comes; None for never."""
@@ -200,7 +228,21 @@ class Reception:
         os.close(self._bell)
         self._bell = -1
         self._selector.close()
+        if self._file is not None:
+            self._file.close()
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
         self._new.clear()
+
+
+def _watch(path: str) -> FileWatch | None:
+    """Told when something happens to the file; None where there are too many watches already, or sockets cannot be watched."""
+    try:
+        watch = FileWatch(path)
+    except OSError:
+        return None
+    if watch.arm():
+        return watch
+    watch.close()
+    return None

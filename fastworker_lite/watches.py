@@ -1,6 +1,6 @@
 """The kernel's word that a file was written or a process has ended, so that nobody needs to look again and again.
 
-Runs in: the runner's process.
+Runs in: the runner's process, and every process that listens or follows.
 """
 
 from __future__ import annotations

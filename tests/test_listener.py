@@ -44,6 +44,7 @@ from fastworker_lite.streams import (
     check_peer,
     connect,
 )
+from tests.test_crash import until
 
 ROOT = Path(__file__).resolve().parent.parent
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -407,6 +408,27 @@ def running(program, path):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def is_there(path):
+    with contextlib.suppress(FileNotFoundError, ConnectionRefusedError), connect(path):
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the file of a socket cannot be watched")
+@pytest.mark.parametrize("program", [SYNC_PROGRAM, ASYNC_PROGRAM], ids=["sync", "async"])
+def test_a_socket_that_disappeared_is_bound_again(program, path, call):
+    with running(program, path) as process:
+        known = call()
+        for number in range(3):
+            os.unlink(path)
+            until(lambda: is_there(path), 5)
+            late = call()
+            for caller in (known, late):
+                caller.raw(b"ping\n")
+                assert caller.answer() == "pong"
+            late.send(str(number))
+            assert process.stdout.readline() == f"{number}\n"
 
 
 def test_the_socket_of_a_killed_listener_is_replaced_and_what_it_did_not_acknowledge_comes_again(path, call):
