@@ -309,19 +309,9 @@ class Scheduler:
         found = await self._connection.read(self._survey)
         soonest, waiting = found.due, found.waiting
         if self._leader.try_take():
-            if not self._is_leading:
-                await self._begin_leading()
-            if found.lives:
-                await self._connection.run(self._recovery.forget_the_dead, found.lives)
-            if found.has_outbox:
-                self._tell_soon()
+            soonest = await self._lead(found)
             if found.has_relay:
                 sleeps.append(await self._bring_over())
-            if soonest is not None and soonest <= self._clock():
-                await self._make_due()
-                soonest = await self._connection.read(due.next_due)
-            if self._timetable is not None:
-                soonest = _soonest([soonest, await self._connection.run(self._timetable.step)])
         if found.has_foreign:
             await self._connection.run(self._recovery.recover_foreign, self._pool.leases())
             sleeps.append(LOOK_AGAIN)
@@ -340,6 +330,22 @@ class Scheduler:
         if seconds is not None:
             self._look_at = min(self._look_at, time.monotonic() + seconds)
         return _soonest([sleeps[0], seconds])
+
+    async def _lead(self, found: _Survey) -> float | None:
+        """Do what one runner does for all. Returns when the next job is due, or the next tick of a schedule."""
+        if not self._is_leading:
+            await self._begin_leading()
+        if found.lives:
+            await self._connection.run(self._recovery.forget_the_dead, found.lives)
+        if found.has_outbox:
+            self._tell_soon()
+        soonest = found.due
+        if soonest is not None and soonest <= self._clock():
+            await self._make_due()
+            soonest = await self._connection.read(due.next_due)
+        if self._timetable is not None:
+            soonest = _soonest([soonest, await self._connection.run(self._timetable.step)])
+        return soonest
 
     async def _bring_over(self) -> float:
         """Store what applications have submitted in their own databases. Returns the seconds to the next look."""
