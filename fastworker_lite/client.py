@@ -17,7 +17,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from . import config as configuration
 from . import declarations, producer, relay, schedules
-from .config import Config
 from .endings import close_when_main_thread_ends
 from .errors import ConfigError, FastWorkerError, ForkedError, JobNotFound
 from .events import events_of
@@ -29,6 +28,7 @@ from .paths import SidePaths
 from .producer import Submission
 from .results import ResultWaiter
 from .runner import Runner, serving_runner
+from .settings import Config
 from .sockets import Waker
 from .store import events as event_store
 from .store import listeners as listener_store

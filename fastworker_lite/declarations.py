@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 from . import producer
 from . import schedule as schedule_module
 from .commands import read_command
-from .config import Config, CronSetting, read_option
 from .errors import ConfigError, FastWorkerError
 from .job import Lane, NewJob
 from .options import NO_OPTIONS, OF_ONE_JOB, JobOptions
+from .rules import read_option
 from .schedule import Schedule
+from .settings import Config, CronSetting
 from .store.schedules import NewSchedule
 from .tasks.registry import task_registry
 

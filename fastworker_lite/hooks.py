@@ -17,9 +17,9 @@ import shutil
 import sqlite3
 import sys
 
-from .config import Hooks
 from .errors import FastWorkerError
 from .paths import SidePaths
+from .settings import Hooks
 from .store import events, outbox
 from .store.bridge import AsyncConnection
 from .store.outbox import Message

@@ -10,8 +10,8 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 
-from .config import Keep
 from .output import STREAMS
+from .settings import Keep
 from .store import retention
 from .store.connection import Connection
 

@@ -12,10 +12,10 @@ import threading
 import time
 
 from . import leases
-from .config import Config
 from .endings import close_when_main_thread_ends
 from .paths import SidePaths
 from .scheduler import Scheduler
+from .settings import Config
 from .store import runners
 from .store.connection import Connection
 from .watches import FileWatch, watch_process

@@ -16,7 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 from .cron import exists, is_by_the_clock, local_zone, next_tick, parse_cron, parse_zone, simulate, zone
+from .durations import parse_duration
 from .errors import ConfigError
+from .options import parse_seconds
 
 OVERLAPS = ("skip", "queue_one", "queue_all", "replace", "allow")
 CATCH_UPS = ("none", "latest", "all")
@@ -196,9 +198,6 @@ def _place_until(found: dict[str, Any], faults: dict[str, str]) -> None:
 
 
 def _seconds(value: object) -> float:
-    from .config import parse_duration
-    from .options import parse_seconds
-
     return parse_duration(value) if isinstance(value, str) else parse_seconds("it", value)
 
 

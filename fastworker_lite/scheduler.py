@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 from . import __version__, declarations, hooks, leases, producer, retention
 from .callbacks import Limits, Postman
-from .config import Config
 from .errors import FastWorkerError, PoolFailed
 from .exchange import close_lease, open_lease
 from .hooks import HookRunner
@@ -29,6 +28,7 @@ from .processes import WorkerProcess, WorkerSetup
 from .recovery import Recovery
 from .relay import FIRST_LOOK, LAST_LOOK, Relay
 from .schedules import Timetable
+from .settings import Config
 from .sockets import Waker, WakeSocket, remove_stale_sockets, socket_directory
 from .store import (
     cancelling,

@@ -14,7 +14,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from . import config as configuration
 from . import declarations, producer, relay, schedules
-from .config import Config
 from .errors import ConfigError, ForkedError, JobNotFound
 from .events import events_of
 from .graph import Call, build_calls, chained, joined
@@ -23,6 +22,7 @@ from .options import JobOptions, parse_queue
 from .paths import SidePaths
 from .producer import Submission
 from .runner import Runner, serving_runner
+from .settings import Config
 from .sockets import Waker
 from .store import listeners, relays
 from .store import queues as queue_store

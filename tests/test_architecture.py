@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 #: From the ground up. A module imports from its own group and from those before it. A package stands for all in it.
 LAYERS = {
-    "ground": "errors config paths forking endings tasks options limits job cron schedule serialization",
+    "ground": "errors durations settings rules config paths forking endings tasks options limits job cron schedule serialization",
     "edges": "store leases sockets streams watches current output execution processes surroundings",
     "flow": "exchange batches worker async_worker pool producer graph relay commands declarations firing schedules results waiting logs events hooks recovery retention scheduler callbacks intake reception listener",
     # What a user opens. A client starts a runner in its own process, so it stands beside the runner, not below it.
@@ -108,8 +108,14 @@ def test_the_exceptions_import_nothing():
     assert [module for _, module in imports(PACKAGE / "errors.py") if module != "__future__"] == []
 
 
-def test_the_configuration_imports_only_exceptions_and_options():
-    assert {group for _, group in own_imports(PACKAGE / "config.py")} == {"errors", "options"}
+def test_the_settings_know_nothing_but_options_and_their_rules_nothing_but_settings():
+    imported = {
+        name: {group for _, group in own_imports(PACKAGE / f"{name}.py")} for name in ("settings", "rules", "config")
+    }
+
+    assert imported["settings"] == {"options"}
+    assert imported["rules"] == {"durations", "errors", "options", "settings"}
+    assert imported["config"] == {"durations", "errors", "rules", "settings"}
 
 
 def test_no_two_groups_import_each_other():

@@ -11,17 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fastworker_lite.config import (
-    Config,
-    ListenerSetting,
-    QueueSetting,
-    database_path,
-    load,
-    parse_duration,
-    with_overrides,
-)
+from fastworker_lite.config import database_path, load, with_overrides
+from fastworker_lite.durations import parse_duration
 from fastworker_lite.errors import ConfigError
 from fastworker_lite.options import JobOptions
+from fastworker_lite.settings import Config, ListenerSetting, QueueSetting
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "fastworker.toml.example"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastworker_lite import SyncClient, retention, scheduler
-from fastworker_lite.config import Keep
+from fastworker_lite.settings import Keep
 from fastworker_lite.store import outbox
 from tests import ending_tasks as tasks
 

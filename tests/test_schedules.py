@@ -19,11 +19,11 @@ import pytest
 
 from fastworker_lite import ConfigError, SyncClient
 from fastworker_lite import scheduler as scheduler_module
-from fastworker_lite.config import Config, CronSetting
 from fastworker_lite.declarations import declared_here, from_config, read_config
 from fastworker_lite.firing import Firing, fire_some
 from fastworker_lite.scheduler import Scheduler
 from fastworker_lite.schedules import Timetable, put, register, set_paused
+from fastworker_lite.settings import Config, CronSetting
 from fastworker_lite.sockets import Waker
 from fastworker_lite.store import cancelling, jobs, queries, schedules, settling, ticks
 from fastworker_lite.store.connection import Connection

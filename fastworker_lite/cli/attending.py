@@ -11,11 +11,11 @@ import subprocess
 import time
 
 from .. import execution, leases, serialization
-from ..config import Config
 from ..job import Claimed, Command, Outcome
 from ..leases import Lease, Note
 from ..options import Policy
 from ..output import STREAMS, open_log, trim
+from ..settings import Config
 from ..sockets import wait_readable
 from ..store import cancelling, jobs
 from ..store.connection import Connection

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ..config import Config
 from ..job import Command, Kind
+from ..settings import Config
 from . import render
 from .ordering import find_program
 from .problems import CONFIG

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import Config
 from ..job import Job, State
+from ..settings import Config
 from ..store import queries
 from ..store.connection import Connection
 from . import render

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from ..config import Keep
 from ..job import TERMINAL
+from ..settings import Keep
 from .problems import usage
 from .session import Session
 from .values import parse_duration

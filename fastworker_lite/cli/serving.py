@@ -15,8 +15,8 @@ import typer
 
 from .. import __version__
 from .. import config as configuration
-from ..config import Config
 from ..errors import ConfigError
+from ..settings import Config
 from . import options, render
 from .problems import CONFIG, USAGE, CommandError, usage
 from .session import Session, check_queues

@@ -19,6 +19,7 @@ from .. import config as configuration
 from .. import leases
 from ..errors import ConfigError
 from ..job import Job
+from ..settings import Config
 from ..store import queries, runners, situation
 from ..store.connection import Connection
 from ..store.jobs import DEFAULT_QUEUE
@@ -40,7 +41,7 @@ class Session:
     #: Whether the exit code is the job's own, so that our troubles must be 125.
 
     @cached_property
-    def config(self) -> configuration.Config:
+    def config(self) -> Config:
         """The settings of the nearest fastworker.toml."""
         try:
             return configuration.load(self.config_flag)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
-from .. import config as configuration
+from .. import durations
 from ..errors import ConfigError
 from . import render
 from .problems import usage
@@ -26,7 +26,7 @@ def parse_duration(option: str, text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return configuration.parse_duration(text)
+        return durations.parse_duration(text)
     except ConfigError:
         raise usage(f'{option}: cannot read "{text}". Use 90s, 5m, 1h30m or 2d.') from None
 
