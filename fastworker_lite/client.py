@@ -369,6 +369,7 @@ class Client:
 
         *since* is the offset after which to begin; None is now. Events are written while somebody follows. With a
         *name* they go on being written when this ends, until `forget_events`, so that the same *since* finds them again.
+        Without one, 0 begins with the last 1,000 changes that nobody followed, at offset 0: what the jobs still tell.
         """
         following = events_of(self.database, since=since, name=name)
         try:

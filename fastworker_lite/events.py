@@ -20,6 +20,8 @@ from .watches import FileWatch
 
 #: Seconds after which a follower looks again, whatever it was not told.
 LOOK_AGAIN = 1.0
+#: Changes that are told although nobody followed when they happened.
+MOST_FROM_ROWS = 1_000
 _PAGE = 500
 
 
@@ -28,7 +30,8 @@ def follow_events(
 ) -> Generator[dict[str, Any] | None, None, None]:
     """Every event after the offset *since* (None: from now on), oldest first; without *is_followed* until there is no more.
 
-    A follower with a *name* stays registered when this ends, so that nothing is missed until it comes back. None comes at
+    From 0 on, and without a *name*, the last changes of the newest jobs come first that nobody followed, at offset 0: what
+    their rows still tell. A follower with a *name* stays registered when this ends, so that nothing is missed until it comes back. None comes at
     least once a second while nothing happens.
     """
     if since is not None and (not isinstance(since, int) or isinstance(since, bool) or since < 0):
@@ -39,6 +42,8 @@ def follow_events(
     watch = FileWatch(connection.paths.wal)
     offset = connection.read(events.newest) if since is None else since
     try:
+        if since == 0 and name is None:
+            yield from map(as_dict, connection.read(events.before_the_log, MOST_FROM_ROWS))
         while True:
             watch.arm()
             page = connection.read(events.after, offset, _PAGE)

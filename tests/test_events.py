@@ -98,6 +98,46 @@ def test_an_event_reaches_another_process_at_once_and_none_is_written_after_its_
         assert count(client, "event") == 0
 
 
+def test_the_last_changes_can_be_read_without_a_follower(database):
+    with SyncClient(database, workers=1) as client:
+        handles = [
+            client.submit(abs, -1),
+            client.submit(tasks.raises_key_error),
+            client.options(delay=900).submit(abs, 0),
+        ]
+        assert all(handle.wait(timeout=10) for handle in handles[:2])
+        following = client.events(since=0)
+        seen = [next(following) for _ in range(7)]
+        assert {(event["job_id"], event["event"]) for event in seen} == {
+            *((str(job), event) for job in (1, 2) for event in ("queued", "started")),
+            ("1", "succeeded"),
+            ("2", "failed"),
+            ("3", "scheduled"),
+        }
+        assert [event["at"] for event in seen] == sorted(event["at"] for event in seen)
+        assert {event["offset"] for event in seen} == {0}
+        client.submit(abs, -1)
+        logged = [next(following) for _ in range(3)]  # and on with the log, without a gap or a repetition
+        assert [(one["job_id"], one["event"]) for one in logged] == [
+            ("4", "queued"),
+            ("4", "started"),
+            ("4", "succeeded"),
+        ]
+        assert [one["offset"] for one in logged] == [1, 2, 3]
+        following.close()
+
+
+def test_what_is_told_from_the_jobs_is_bounded_and_ends_where_the_log_begins(database):
+    with SyncClient(database, runner="never") as client:
+        client.map(tasks.no_op, range(3000))
+        found = client._call(lambda connection: connection.read(events.before_the_log, 1000))
+        assert [event.job for event in found] == list(range(2001, 3001))
+        client._call(lambda connection: connection.write(events.follow, "x", None))
+        client.map(tasks.no_op, range(10))
+        found = client._call(lambda connection: connection.read(events.before_the_log, 1000))
+        assert [event.job for event in found] == list(range(2011, 3001))
+
+
 def test_the_log_is_bounded(database):
     with SyncClient(database, runner="never") as client:
         client._call(lambda connection: connection.write(events.follow, "x", None))

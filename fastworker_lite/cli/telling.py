@@ -255,7 +255,8 @@ def events(
     context: typer.Context,
     is_followed: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what happens from now on.")] = False,
     since: Annotated[
-        int | None, typer.Option("--since", metavar="OFFSET", min=0, help="Begin after this one; 0 is the oldest kept.")
+        int | None,
+        typer.Option("--since", metavar="OFFSET", min=0, help="Begin after this one; 0 is the oldest there is."),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Have events kept for this name while it is away.")
@@ -264,6 +265,9 @@ def events(
 ) -> int:
     """Print every change of every job, one JSON object a line. They are kept while somebody follows.
 
+    Without that, the last 1,000 are put together from the newest jobs, at offset 0.
+
+    fwl events
     fwl events -f
     fwl events --name audit --since 1042
     """

@@ -61,3 +61,34 @@ def newest(sql: sqlite3.Connection) -> int:
     """The highest offset given so far."""
     row = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
     return int(row[0]) if row else 0
+
+
+#: Of jobs whose beginnings nobody logged, what their rows still tell: not their earlier tries.
+_FROM_ROWS = """
+WITH newest AS (
+    SELECT id, state, created_at, started_at, finished_at, task, queue, attempt, reason
+      FROM job
+     ORDER BY id DESC
+     LIMIT :most),
+told (job, event, at, task, queue, attempt, reason, place) AS (
+    SELECT id, iif(attempt = 0 AND state IN ('scheduled', 'blocked'), state, 'queued'), created_at, task, queue, 0, NULL, 0
+      FROM newest
+    UNION ALL
+    SELECT id, 'started', started_at, task, queue, attempt, NULL, 1 FROM newest WHERE started_at IS NOT NULL
+    UNION ALL
+    SELECT id, state, finished_at, task, queue, attempt, reason, 2 FROM newest WHERE finished_at IS NOT NULL)
+SELECT 0 AS offset, job, event, at, task, queue, attempt, reason
+  FROM told
+ WHERE at < ifnull((SELECT at FROM event ORDER BY offset LIMIT 1), 1e999)
+ ORDER BY at DESC, place DESC, job DESC
+ LIMIT :most
+"""
+
+
+def before_the_log(sql: sqlite3.Connection, most: int) -> list[Event]:
+    """The last changes of the newest jobs from before the log, in the order of time, as far as their rows tell them.
+
+    Their offset is 0. At most *most*.
+    """
+    rows = sql.execute(_FROM_ROWS, {"most": most}).fetchall()
+    return [Event._make(row) for row in reversed(rows)]
