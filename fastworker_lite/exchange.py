@@ -40,8 +40,8 @@ class Report:
     #: Stopped half-way.
     limited: list[Claimed] = field(default_factory=list)
     #: Not begun: with the limits that their task has and their submitter did not know.
-    is_heard: bool = False
-    #: Whether a listener is registered now.
+    is_prepared: bool = False
+    #: The results are there as listeners get them, too, as far as they can be.
 
     def __bool__(self) -> bool:
         return bool(
@@ -59,6 +59,10 @@ class _Pokes:
 
 
 Pick = Callable[[list[Claimed]], list[Claimed]]
+
+
+class _HeardMeanwhile(Exception):
+    """Somebody has begun to listen while the jobs ran: he is to be told their results, too."""
 
 
 class Exchange:
@@ -90,11 +94,10 @@ class Exchange:
         )
         # A claim alone may be undone by a power cut, and is made again: only what was settled must wait for the disk.
         write = self._connection.write if report else self._connection.write_fast
-        self._complete(report)
-        claimed, pokes = write(self._transact, report, wanted, time.time())
+        claimed, pokes = self._store(write, report, wanted)
         while claimed is None:  # so far it has only put jobs aside for their limits
             self._tell(pokes)
-            claimed, pokes = write(self._transact, Report(), wanted, time.time())
+            claimed, pokes = self._store(write, Report(), wanted)
         if any(job.on_lost == "fail" for job in claimed):
             self._connection.sync(always=not report)  # at most once: this claim must survive before the job begins
         self._tell(pokes)
@@ -102,15 +105,18 @@ class Exchange:
 
     def tell(self, report: Report) -> None:
         """Settle *report* and claim nothing."""
-        self._complete(report)
-        _, pokes = self._connection.write(self._transact, report, None, time.time())
+        _, pokes = self._store(self._connection.write, report, None)
         self._tell(pokes)
 
-    def _complete(self, report: Report) -> None:
-        """Who has begun to listen while a job ran is told its result, too. Not within the transaction: it reads a value."""
-        report.is_heard = bool(report.outcomes) and self._connection.read(listeners.is_anybody)
-        if report.is_heard:
+    def _store(
+        self, write: Callable[..., tuple[list[Claimed] | None, _Pokes]], report: Report, wanted: Wanted | None
+    ) -> tuple[list[Claimed] | None, _Pokes]:
+        try:
+            return write(self._transact, report, wanted, time.time())
+        except _HeardMeanwhile:  # nothing is written yet; values are not read within a transaction
             report.outcomes = [_with_told(outcome) for outcome in report.outcomes]
+            report.is_prepared = True
+            return write(self._transact, report, wanted, time.time())
 
     def _transact(
         self, sql: sqlite3.Connection, report: Report, wanted: Wanted | None, now: float
@@ -126,6 +132,9 @@ class Exchange:
 
     def _settle(self, sql: sqlite3.Connection, report: Report, pokes: _Pokes, now: float) -> None:
         outcomes = report.outcomes
+        is_heard = bool(outcomes) and listeners.is_anybody(sql)
+        if is_heard and not report.is_prepared and any(one.result and one.told is None for one in outcomes):
+            raise _HeardMeanwhile
         for job in report.unknown:
             outcome = self._place_unknown(sql, job, now)
             outcomes = outcomes if outcome is None else [*outcomes, outcome]
@@ -141,7 +150,7 @@ class Exchange:
             settling.change_lane(sql, job, Lane(1 - self._lane))
         for job in report.limited:
             settling.set_limits(sql, job)
-        if report.is_heard or any(outcome.job.is_told for outcome in outcomes):
+        if is_heard or any(outcome.job.is_told for outcome in outcomes):
             pokes.tellers = runners.addresses(sql)
         back = (*report.returned, *report.interrupted, *report.misplaced, *report.limited)
         if back:  # some may have been cancelled meanwhile
