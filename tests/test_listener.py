@@ -1263,4 +1263,5 @@ def test_three_hundred_hostile_callers_and_fifty_idle_ones_do_not_delay_a_ping(p
         assert process.poll() is None
         assert all(caller.is_hung_up_on() for caller in idle), "they never said anything"
         process.kill()
+    print(f"310 hostile, 50 idle: a ping took {statistics.median(took) * 1000:.2f} ms, {max(took) * 1000:.1f} at most")
     assert statistics.median(took) <= 0.010
