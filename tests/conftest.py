@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +12,20 @@ import pytest
 
 from fastworker_lite import SyncClient
 
+#: Where sockets go whose own path would be too long: one place for each run, that no other run looks into.
+_place = tempfile.TemporaryDirectory(prefix="fwl-")
+
 
 def pytest_configure() -> None:
     """A shell starts its background jobs deaf to these, and so would be every program that a test starts and interrupts."""
+    os.environ["XDG_RUNTIME_DIR"] = _place.name
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+
+
+def pytest_unconfigure() -> None:
+    _place.cleanup()
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_a_lock_is_free_again_when_its_holder_is_killed(client, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     holder = client.options(lock="l", on_lost="fail").submit(tasks.hold, str(first), 30.0)
     next_one = client.options(lock="l").submit(tasks.record, str(second))
-    until(lambda: next_one.status() == "blocked")
+    until(lambda: lines(first) and next_one.status() == "blocked")
 
     os.kill(int(lines(first)[0].split()[2]), signal.SIGKILL)
 
