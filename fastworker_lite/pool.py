@@ -51,9 +51,14 @@ class Pool:
         for _ in range(self._count - alive):
             self._spawn(Lane.SYNC)
 
+    @property
+    def has_async(self) -> bool:
+        """Whether there is a worker for coroutines."""
+        return any(worker.setup.lane is Lane.ASYNC for worker in self.workers)
+
     def ensure_async(self) -> bool:
         """Start the worker for coroutines unless there is one. True when it was started."""
-        if self.is_closed or any(worker.setup.lane is Lane.ASYNC for worker in self.workers):
+        if self.is_closed or self.has_async:
             return False
         self._spawn(Lane.ASYNC)
         return True

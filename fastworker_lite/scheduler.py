@@ -320,7 +320,7 @@ class Scheduler:
             self._ensure_async_worker()
         if waiting[Lane.SYNC] or waiting[Lane.ASYNC]:
             self._waker.poke(self._sockets.wake.address, len(self._pool.workers))
-            self._waker.poke(self._sockets.wake_async.address)
+            self._wake_coroutines()
             sleeps.append(LOOK_AGAIN)
         self._pool.refill()  # starting a process takes its time: those that are there need not wait for it
         if soonest is not None:
@@ -373,10 +373,15 @@ class Scheduler:
             lives=[*events.for_a_life(sql), *listeners.for_a_life(sql)],
         )
 
+    def _wake_coroutines(self) -> None:
+        """Have their worker look, if there is one: else this runner would hear it itself, look again, and so without end."""
+        if self._pool.has_async:
+            self._waker.poke(self._sockets.wake_async.address)
+
     def _end_asked(self, found: _Survey) -> float | None:
         if not found.asked:
             return None
-        self._waker.poke(self._sockets.wake_async.address)  # coroutines are cancelled by their worker
+        self._wake_coroutines()  # they are cancelled by their worker
         return self._pool.end_asked(found.asked, found.lease_of)
 
     async def _make_due(self) -> None:

@@ -245,6 +245,18 @@ def test_an_idle_runner_and_its_workers_do_not_wake_up(database):
     assert sum(woken.values()) == 0, woken
 
 
+def test_a_runner_leaves_the_work_to_its_workers(database):
+    """Its process looks now and then while jobs are waiting, and not without end."""
+    with SyncClient(database, runner="never", durability="normal") as submitter:
+        last = submitter.map(abs, range(20_000))[-1]
+        with SyncClient(database, workers=2, runner="own"):
+            began = time.process_time()
+            assert last.wait(timeout=40)
+            used = time.process_time() - began
+    print(f"CPU of the runner's process while 20,000 jobs ran: {used:.2f} s")
+    assert used < 0.3
+
+
 def _children(pid):
     return [
         int(child) for path in Path(f"/proc/{pid}/task").iterdir() for child in (path / "children").read_text().split()
