@@ -85,7 +85,7 @@ def under_its_tasks_limits(job: Claimed, target: Target) -> Claimed | None:
     A key that cannot be made of the arguments leaves the limit to the task as a whole.
     """
     options = target.options
-    if job.limits is not None or (options.lock is None and options.concurrency is None and options.rate is None):
+    if job.has_limits or (options.lock is None and options.concurrency is None and options.rate is None):
         return None
     try:
         args, kwargs = serialization.decode_call(job.payload)

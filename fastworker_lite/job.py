@@ -158,6 +158,11 @@ class Claimed(NamedTuple):
     scheduled_for: float | None = None
     #: The tick of the schedule that made it.
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether the job itself is under limits: `[]` stands for those of its queue alone."""
+        return self.limits is not None and self.limits != "[]"
+
     def over(self, options: JobOptions) -> Claimed:
         """This job with a task's options where its submitter, who may not have known the task, said nothing."""
         if options is NO_OPTIONS:

@@ -189,6 +189,14 @@ def rate_of(text: str) -> tuple[int, float]:
     return int(number), _UNITS[unit]
 
 
+#: The limits that a queue may have, and what each may be.
+QUEUE_RULES: dict[str, Callable[[str, object], Any]] = {
+    "workers": parse_count,
+    "max_length": parse_count,
+    "rate": parse_rate,
+}
+
+
 def _key(name: str, value: object) -> str | Callable[..., object]:
     return value if callable(value) else _text(name, value)
 

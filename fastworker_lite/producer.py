@@ -29,7 +29,7 @@ from .errors import (
 )
 from .job import Command, Job, Kind, Lane, NewJob, Parent, State, task_status, utc
 from .limits import group_of, limits_of
-from .options import NO_OPTIONS, JobOptions, parse_count, parse_queue, parse_rate
+from .options import NO_OPTIONS, QUEUE_RULES, JobOptions, parse_queue
 from .serialization import Target
 from .sockets import Waker
 from .store import cancelling, dependencies, listeners, queries, queues, runners, submitting, waiters
@@ -204,11 +204,6 @@ def _sized(job: NewJob, limit: int) -> NewJob:
     return job
 
 
-def with_options(job: NewJob, **changed: Any) -> NewJob:
-    """The same job with other options."""
-    return replace(job, options=replace(job.options, **changed))
-
-
 # ---- submitting
 
 
@@ -376,15 +371,10 @@ RETRIED = frozenset({"failed", "cancelled", "expired"})
 
 def queue_settings(given: Mapping[str, object]) -> dict[str, int | str | None]:
     """The settings of a queue, checked: `workers`, `max_length`, `rate`; None takes one away. Raises `ConfigError`."""
-    unknown = given.keys() - {"workers", "max_length", "rate"}
+    unknown = given.keys() - QUEUE_RULES.keys()
     if unknown:
-        raise ConfigError(f'a queue has no setting "{min(unknown)}"; it may have workers, max_length, rate')
-    rules: dict[str, Callable[[str, object], Any]] = {
-        "workers": parse_count,
-        "max_length": parse_count,
-        "rate": parse_rate,
-    }
-    return {name: None if value is None else rules[name](name, value) for name, value in given.items()}
+        raise ConfigError(f'a queue has no setting "{min(unknown)}"; it may have {", ".join(QUEUE_RULES)}')
+    return {name: None if value is None else QUEUE_RULES[name](name, value) for name, value in given.items()}
 
 
 def change_queue(connection: Connection, waker: Waker, name: str, settings: Mapping[str, int | str | None]) -> None:

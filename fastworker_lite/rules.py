@@ -16,7 +16,7 @@ from typing import Any
 
 from .durations import MOST_SECONDS, parse_duration, shown
 from .errors import ConfigError
-from .options import JobOptions, parse_count, parse_queue, parse_rate
+from .options import QUEUE_RULES, JobOptions, parse_queue
 from .settings import Callbacks, Config, CronSetting, Hooks, Keep, ListenerSetting, QueueSetting
 
 
@@ -158,22 +158,15 @@ def _queue_settings(value: object) -> tuple[QueueSetting, ...]:
     return tuple(_queue_setting(name, table) for name, table in value.items())
 
 
-_QUEUE_RULES: dict[str, Callable[[str, object], Any]] = {
-    "workers": parse_count,
-    "max_length": parse_count,
-    "rate": parse_rate,
-}
-
-
 def _queue_setting(name: str, table: object) -> QueueSetting:
     if not isinstance(table, dict):
-        raise ConfigError(f"holds {name}, which must be a table with {', '.join(_QUEUE_RULES)}, got {shown(table)}")
-    if unknown := table.keys() - _QUEUE_RULES.keys():
+        raise ConfigError(f"holds {name}, which must be a table with {', '.join(QUEUE_RULES)}, got {shown(table)}")
+    if unknown := table.keys() - QUEUE_RULES.keys():
         raise ConfigError(
-            f"holds {name}, which has no setting {shown(min(unknown))}; it may have {', '.join(_QUEUE_RULES)}"
+            f"holds {name}, which has no setting {shown(min(unknown))}; it may have {', '.join(QUEUE_RULES)}"
         )
     try:
-        return QueueSetting(parse_queue(name), tuple((key, _QUEUE_RULES[key](key, one)) for key, one in table.items()))
+        return QueueSetting(parse_queue(name), tuple((key, QUEUE_RULES[key](key, one)) for key, one in table.items()))
     except ConfigError as error:
         raise ConfigError(f"holds {name}, whose {error}") from None
 

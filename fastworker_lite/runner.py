@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import threading
-import time
 
 from . import leases
 from .endings import close_when_main_thread_ends
@@ -149,17 +148,3 @@ def serving_runner(database: str) -> tuple[int, str] | None:
         if not leases.is_free(lease):
             return row.pid, lease
     return None
-
-
-def wait_until_ready(database: str, count: int, seconds: float) -> bool:
-    """Whether *count* workers are ready within *seconds*. For tests and tools."""
-    deadline = time.monotonic() + seconds
-    connection = Connection(database)
-    try:
-        while time.monotonic() < deadline:
-            if len(connection.read(runners.workers)) >= count:
-                return True
-            time.sleep(0.01)
-        return False
-    finally:
-        connection.close()

@@ -27,7 +27,7 @@ from fastworker_lite.store import jobs, limits, queries, runners, settling
 from fastworker_lite.store.connection import Connection
 from fastworker_lite.store.jobs import Wanted
 from tests import limit_tasks as tasks
-from tests.test_crash import ROOT, lines, until, workers_of
+from tests.test_crash import ROOT, lines, until
 
 
 @pytest.fixture
@@ -153,6 +153,25 @@ def test_the_limits_of_a_task_hold_where_its_submitter_did_not_know_it(client, d
 
     until(lambda: len(lines(log)) == 18)
     assert peak(log) == 3
+
+
+def test_the_limits_of_a_task_hold_in_a_queue_that_has_its_own(client, tmp_path):
+    """Also where the submitter did not know the task: the queue's limit does not hide the task's."""
+    log = tmp_path / "log"
+    client.set_queue("io", workers=4)
+    handles = [
+        client.handle(number)
+        for number in client._store(
+            [
+                producer.build_json_call("tests.limit_tasks:back_up", [str(log)], {}, JobOptions.parse({"queue": "io"}))
+                for _ in range(8)
+            ]
+        ).ids
+    ]
+
+    assert all(handle.wait(timeout=20) for handle in handles)
+    assert {handle.status() for handle in handles} == {"succeeded"}
+    assert peak(log) == 1
 
 
 def test_fifty_kills_take_no_place_away_and_give_none_too_many(database, tmp_path):
@@ -520,8 +539,3 @@ def test_a_command_is_limited_too(client, tmp_path):
 
     assert all(handle.wait(timeout=20) for handle in handles)
     assert peak(log) == 1
-
-
-def test_the_workers_of_the_file_are_as_many_as_there_were(client, database):
-    """The limits above keep jobs waiting, never workers."""
-    until(lambda: len(workers_of(database)) == 4)

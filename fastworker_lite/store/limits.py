@@ -170,13 +170,15 @@ def _wake_at(sql: sqlite3.Connection, limit: Limit, now: float, tokens: float) -
 
 def next_release(sql: sqlite3.Connection) -> float | None:
     """When the next job that waits for a rate may begin."""
-    moment: float | None = sql.execute("SELECT min(wake_at) FROM bucket").fetchone()[0]
+    moment: float | None = sql.execute("SELECT min(wake_at) FROM bucket WHERE wake_at IS NOT NULL").fetchone()[0]
     return moment
 
 
 def release_by_time(sql: sqlite3.Connection, now: float) -> int:
     """Queue the jobs whose rate has room again. Returns how many workers have something to look for."""
-    ready = sql.execute("SELECT key, most, seconds FROM bucket WHERE wake_at <= ?", (now,)).fetchall()
+    ready = sql.execute(
+        "SELECT key, most, seconds FROM bucket WHERE wake_at IS NOT NULL AND wake_at <= ?", (now,)
+    ).fetchall()
     sql.execute("UPDATE bucket SET wake_at = NULL WHERE wake_at <= ?", (now,))
     count = 0
     for row in ready:

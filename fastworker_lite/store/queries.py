@@ -37,7 +37,6 @@ _ACTIVE = [
 ]
 _FINISHED = f"SELECT {_FIELDS} FROM job WHERE state IN {_TERMINAL} ORDER BY id DESC LIMIT ?"
 _PAGE = f"SELECT {_FIELDS} FROM job WHERE id > ? ORDER BY id LIMIT ?"
-_FAILED = f"SELECT {_FIELDS} FROM job WHERE id > ? AND state = 'failed' ORDER BY id LIMIT ?"
 _COUNTS = {
     State.RUNNING: "SELECT count(*) FROM job WHERE state = 'running'",
     State.QUEUED: "SELECT count(*) FROM job WHERE state = 'queued'",
@@ -171,12 +170,6 @@ def everything(sql: sqlite3.Connection, after: int, limit: int) -> list[Job]:
 def counts(sql: sqlite3.Connection) -> dict[State, int]:
     """How many jobs are in each state that is not an end."""
     return {state: sql.execute(statement).fetchone()[0] for state, statement in _COUNTS.items()}
-
-
-def failed_among(sql: sqlite3.Connection, after: int, at_most: int) -> list[Job]:
-    """Jobs above *after* that failed."""
-    rows = sql.execute(_FAILED, (after, at_most))
-    return [_job(row) for row in rows]
 
 
 assert {state.value for state in TERMINAL} == set(_TERMINAL.strip("()").replace("'", "").split(", "))

@@ -105,8 +105,3 @@ def worker_by_lease(sql: sqlite3.Connection, lease: str) -> WorkerRow | None:
 def remove_worker(sql: sqlite3.Connection, worker: int) -> None:
     """Forget a worker that ended holding no jobs."""
     sql.execute("DELETE FROM worker WHERE id = ?", (worker,))
-
-
-def known_tasks(sql: sqlite3.Connection) -> dict[str, set[str] | None]:
-    """By lease, the names each runner knows; None for one that is starting."""
-    return {row.lease: None if row.tasks is None else set(json.loads(row.tasks)) for row in runners(sql)}

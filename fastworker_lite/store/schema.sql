@@ -116,6 +116,8 @@ CREATE TABLE bucket (
     wake_at REAL                     -- when whoever waits for it is to be queued
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX bucket_wake ON bucket (wake_at) WHERE wake_at IS NOT NULL;
+
 -- A job that limits let wait is queued when one that ran under the same limit stops, for whatever reason, or when one that
 -- had been queued for that will not run. Of each queue and lane the next one: somebody may serve this one and not that one.
 CREATE TRIGGER job_frees_its_limits
