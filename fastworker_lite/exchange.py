@@ -54,6 +54,8 @@ class _Pokes:
     waiters: set[str] = field(default_factory=set)
     runners: list[Addresses] = field(default_factory=list)
     #: To be told that there is work, or that something changed.
+    workers: list[str] = field(default_factory=list)
+    #: Where a worker is to look, since a place under a limit is free.
     tellers: list[Addresses] = field(default_factory=list)
     #: To be told that there is something to tell.
 
@@ -142,8 +144,10 @@ class Exchange:
             settling.settle(sql, outcomes)
             followed = dependencies.resolve(sql, now)
             pokes.waiters = waiters.take(sql, [*(outcome.job.id for outcome in outcomes), *followed.cancelled])
-            if followed or any(outcome.job.limits is not None for outcome in outcomes):
+            if followed:
                 pokes.runners = pokes.tellers = runners.addresses(sql)
+            elif any(outcome.job.limits is not None for outcome in outcomes):
+                pokes.workers = runners.wake_addresses(sql)
         settling.give_back(sql, report.returned)
         settling.interrupt(sql, report.interrupted, now)
         for job in report.misplaced:
@@ -181,6 +185,7 @@ class Exchange:
         self._waker.poke_all(pokes.waiters)
         for where in pokes.runners:
             self._waker.poke_all(where)
+        self._waker.poke_all(pokes.workers)
         for where in pokes.tellers:
             self._waker.poke(where.outbox)
 

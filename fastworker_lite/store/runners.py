@@ -45,6 +45,13 @@ def addresses(sql: sqlite3.Connection) -> list[Addresses]:
     return [Addresses._make(row) for row in sql.execute("SELECT wake, wake_async, control, outbox FROM runner")]
 
 
+def wake_addresses(sql: sqlite3.Connection) -> list[str]:
+    """Where to wake a worker of each kind that there is, and no runner."""
+    has_async = sql.execute("SELECT 1 FROM worker WHERE lane = ? LIMIT 1", (Lane.ASYNC,)).fetchone() is not None
+    found = addresses(sql)
+    return [where.wake for where in found] + ([where.wake_async for where in found] if has_async else [])
+
+
 def add_runner(sql: sqlite3.Connection, lease: str, version: str, where: Addresses, pid: int, now: float) -> int:
     """Store a runner that is starting, and return its id."""
     row = sql.execute(
