@@ -361,7 +361,7 @@ while True:
 def test_a_command_run_on_a_terminal_finds_one_of_the_same_size(site: Site, screen: Screen) -> None:
     screen.resize(11, 77)
     with start_on(screen, site, "run", "--", sys.executable, "-c", _LOOKS) as process:
-        screen.until(b"True True (77, 11)")
+        screen.until(b"True True (77, 11)\r\n")
         screen.resize(12, 66)
         process.send_signal(signal.SIGWINCH)
         assert process.wait(PATIENCE) == 5
