@@ -31,7 +31,7 @@ def run(argv: list[str]) -> int:
     """Run one command and return its exit code. Nothing but the code comes out, whatever happens."""
     session = Session(is_json=os.environ.get("FWL_JSON", "") not in ("", "0"))
     try:
-        code = typer.main.get_command(app).main(argv, prog_name="fwl", standalone_mode=False, obj=session)
+        code = app().main(argv, prog_name="fwl", standalone_mode=False, obj=session)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return problems.INTERRUPTED
