@@ -44,6 +44,7 @@ COMMANDS = {
     "queue resume": Entry("queueing:resume"),
     "queue remove": Entry("queueing:remove"),
     "worker": Entry("serving:worker", RUNNING),
+    "top": Entry("top:top", RUNNING),
     "drain": Entry("draining:drain", RUNNING),
     "cron": Entry("cron:without_command", SCHEDULES),
     "cron list": Entry("cron:list_schedules"),

@@ -29,8 +29,15 @@ SELECT {_FIELDS}, result, result_checksum
  WHERE id IN (SELECT value FROM json_each(?))
    AND state IN {_TERMINAL}
 """
+_RUNNING = f"""
+SELECT {_FIELDS}
+  FROM job INDEXED BY job_running       -- for the order, SQLite would rather read all jobs by id
+ WHERE state = 'running'
+ ORDER BY id
+ LIMIT ?
+"""
 _ACTIVE = [
-    f"SELECT {_FIELDS} FROM job WHERE state = 'running' ORDER BY id LIMIT ?",
+    _RUNNING,
     f"SELECT {_FIELDS} FROM job WHERE state = 'queued' ORDER BY queue, lane, priority DESC, id LIMIT ?",  # as the index is
     f"SELECT {_FIELDS} FROM job WHERE state = 'scheduled' ORDER BY due_at LIMIT ?",
     f"SELECT {_FIELDS} FROM job WHERE state = 'blocked' ORDER BY task, id LIMIT ?",
@@ -153,6 +160,11 @@ def active(sql: sqlite3.Connection, limit: int) -> list[Job]:
     for statement in _ACTIVE:
         found += [_job(row) for row in sql.execute(statement, (limit - len(found),))]
     return found
+
+
+def running(sql: sqlite3.Connection, limit: int) -> list[Job]:
+    """The jobs that run, by id."""
+    return [_job(row) for row in sql.execute(_RUNNING, (limit,))]
 
 
 def finished(sql: sqlite3.Connection, limit: int) -> list[Job]:
