@@ -124,7 +124,8 @@ class NewJob:
     @property
     def is_due_at_once(self) -> bool:
         """Whether nothing but a free worker is missing for it to begin."""
-        return not (self.parents or self.options.delay or self.options.eta or self.options.debounce)
+        options = self.options
+        return not (self.parents or options.hold or options.delay or options.eta or options.debounce)
 
 
 class Claimed(NamedTuple):
@@ -218,6 +219,8 @@ class Job:
     kind: Kind
     task: str
     name: str | None
+    tags: str | None
+    #: A JSON object of texts.
     queue: str
     priority: int
     created_at: float

@@ -163,6 +163,13 @@ def _json_text(name: str, value: object) -> str:
     return text
 
 
+def _tags(name: str, value: object) -> str:
+    """A dictionary of texts, as JSON."""
+    if not isinstance(value, dict) or len(value) > 100:
+        raise ConfigError(f'{name} must be a dictionary of up to 100 texts, such as {{"team": "a"}}, got {value!r:.80}')
+    return json.dumps({_text(name, key): _text(name, own) for key, own in value.items()})
+
+
 def parse_count(name: str, value: object) -> int:
     """A whole number of 1 or more. Raises `ConfigError` for anything else."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
@@ -250,10 +257,14 @@ _PARSERS: dict[str, Any] = {
     "delay": parse_seconds,
     "eta": parse_moment,
     "name": _text,
+    "tags": _tags,
+    "hold": _yes_or_no,
 }
 
 #: What only one job can have, not a task.
-OF_ONE_JOB = {"delay", "eta", "name", "unique", "idempotency_key", "debounce", "after", "after_any", "after_failure"}
+OF_ONE_JOB = {
+    "delay", "eta", "name", "hold", "unique", "idempotency_key", "debounce", "after", "after_any", "after_failure",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +328,10 @@ class JobOptions:
     #: Unix time before which the job may not start.
     name: str | None = None
     #: What a person calls the job.
+    tags: str | None = None
+    #: Texts by which a person finds it again, a JSON object; given as a dictionary.
+    hold: bool | None = None
+    #: Whether it waits until somebody releases it.
 
     @classmethod
     def parse(cls, given: dict[str, Any]) -> JobOptions:

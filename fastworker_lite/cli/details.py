@@ -32,7 +32,8 @@ from .records import (
     seconds_taken,
     sentence,
 )
-from .session import Session, find_jobs, select_ids
+from .selecting import select_ids
+from .session import Session, find_jobs
 
 
 def show(

@@ -17,7 +17,8 @@ from . import render
 from .abandoned import is_gone
 from .problems import usage
 from .records import Record, attempt_text, is_lost, is_timed_out, progress_text, read_records, seconds_taken, sentence
-from .session import Session, find_jobs, live_runners, select_ids
+from .selecting import select_ids
+from .session import Session, find_jobs, live_runners
 
 
 class Reason(NamedTuple):

@@ -77,8 +77,10 @@ Shell = Annotated[
 ]
 NewQueue = Annotated[bool, typer.Option("--new-queue", help="Make the queue if there is none of that name.")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="-- CMD [ARG...]", help="The command and its arguments.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="ID...", help="45, 40-45, @last, @failed, @active, or - for ids on stdin.")
+    list[str] | None,
+    typer.Argument(metavar="ID...", help="45, 40-45, @last, @failed, @active, a name, or - for ids on stdin."),
 ]
 TaskId = Annotated[str | None, typer.Option("--task-id", hidden=True)]
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The schedule.")]

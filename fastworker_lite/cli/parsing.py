@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from . import filters
 from .commands import COMMANDS, Entry, names_in
 from .problems import usage
 from .session import Session
@@ -86,6 +87,8 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
+        if any(parameter.name == "ids" for parameter in self.params):
+            self.params += filters.options({flag for parameter in self.params for flag in parameter.opts})
         self.params += _global_options()
         self.help = _keep_examples(self.help or "")
 

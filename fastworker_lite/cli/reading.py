@@ -19,7 +19,8 @@ from ..store.connection import Connection
 from . import options, render
 from .problems import NOT_FOUND, CommandError, usage
 from .records import attempt_text, exit_code, log_size, outcome_text
-from .session import Session, find_jobs, select_some
+from .selecting import select
+from .session import Session, find_jobs
 
 if TYPE_CHECKING:
     from .printing import Piece, Printer
@@ -80,7 +81,7 @@ def logs(
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     wish = Wish(streams=_streams(stdout, stderr), attempt=_parse_attempt(attempt, follow), is_followed=follow)
     with session.open() as connection:
-        jobs = find_jobs(connection, select_some(connection, ids)) if ids else [_the_one(session, connection)]
+        jobs = find_jobs(connection, select(session, connection, ids)) if ids else [_the_one(session, connection)]
         _check(jobs, wish, is_code_wanted=exit_code_wanted)
         if path:
             _put_paths(session, connection, jobs, wish)

@@ -13,14 +13,15 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import JobNotFound
-from ..job import Job, State
+from ..job import ACTIVE, Job, State
 from ..store import queries
 from ..store.connection import Connection
 from ..waiting import Waiter
 from . import options, render
 from .problems import FAILED, TIMED_OUT, usage
 from .records import as_json, exit_code, read_records, seconds_taken, sentence
-from .session import Session, find_jobs, require_words, select_some
+from .selecting import select
+from .session import Session, find_jobs
 from .values import parse_duration
 
 
@@ -39,9 +40,8 @@ def wait(
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     seconds = parse_duration("--timeout", timeout)
-    words = require_words(ids, "wait")
     with session.open() as connection:
-        selected = select_some(connection, words)
+        selected = select(session, connection, ids or [], ACTIVE)
         if exit_code_wanted and len(selected) != 1 and not is_any:
             raise usage("--exit-code takes one job, or --any")
         find_jobs(connection, selected)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..job import TERMINAL, Attempt, Job, Kind, Progress, State
 
 _FIELDS = (
-    "id, state, reason, kind, task, name, queue, priority, created_at, due_at, started_at, finished_at, attempt, failures, "
+    "id, state, reason, kind, task, name, tags, queue, priority, created_at, due_at, started_at, finished_at, attempt, failures, "
     "retries, timeout, expires_at, worker, worker_pid, cancel, unique_key, idempotency_key, limits, exit_code, signal, error_type, error, traceback"
 )
 _NAMES = tuple(name.strip() for name in _FIELDS.split(","))

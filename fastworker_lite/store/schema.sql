@@ -24,6 +24,7 @@ CREATE TABLE job (
     kind         TEXT    NOT NULL,                    -- call | command
     task         TEXT    NOT NULL,                    -- a name, module:function, or the command's first word
     name         TEXT,
+    tags         TEXT,                                -- a JSON object of texts
     reason       TEXT,
     timeout      REAL,                                -- these five: NULL leaves it to the task, then to the default
     retries      INTEGER,
@@ -45,7 +46,7 @@ CREATE TABLE job (
     callback     TEXT,                                -- the socket where its end is told
     callback_data TEXT,                               -- JSON, sent along
     told         TEXT,                                -- its result as listeners get it: a JSON object, see tell() in serialization
-    waits_for    TEXT,                                -- what a blocked job waits for: a limit's key, or 'jobs'
+    waits_for    TEXT,                                -- what a blocked job waits for: a limit's key, 'jobs', or 'hold': a person
     limits       TEXT,                                -- JSON, see limits.py: what it must not exceed while it runs
     inputs       TEXT,                                -- JSON, whose results are its first argument: an id, or a list of them
     unique_key   TEXT,                                -- one job with it waits or runs
@@ -125,7 +126,7 @@ AFTER UPDATE OF state ON job
 WHEN old.limits IS NOT NULL
  AND (old.state = 'running' OR old.state = 'queued')
  AND new.state <> 'running'
- AND new.waits_for IS NULL
+ AND (new.waits_for IS NULL OR new.waits_for = 'hold')
 BEGIN
     DELETE FROM slot WHERE job = old.id;
     UPDATE job

@@ -41,6 +41,14 @@ def failed_ids(sql: sqlite3.Connection) -> list[int]:
     return [row[0] for row in sql.execute("SELECT id FROM job WHERE state = 'failed' ORDER BY id")]
 
 
+def next_schedule(sql: sqlite3.Connection) -> tuple[str, float] | None:
+    """Name and Unix time of what makes the next job by the clock."""
+    found: tuple[str, float] | None = sql.execute(
+        "SELECT name, next_at FROM schedule WHERE next_at IS NOT NULL AND NOT paused ORDER BY next_at LIMIT 1"
+    ).fetchone()
+    return found
+
+
 def progress_of(sql: sqlite3.Connection, ids: Sequence[int]) -> dict[int, Progress]:
     """How far those of these jobs are that have said so."""
     rows = sql.execute(
