@@ -6,6 +6,7 @@ Runs in: the command line.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -86,6 +87,7 @@ def submit(
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Queue it even if there is no such program here.")
     ] = False,
+    no_start: Annotated[bool, typer.Option("--no-start", help="Start no worker if there is none.")] = False,
     task_name: Annotated[str | None, typer.Option("--task-name", hidden=True)] = None,
     args: Annotated[list[str] | None, typer.Option("--args", hidden=True)] = None,
     kwargs: Annotated[str | None, typer.Option("--kwargs", hidden=True)] = None,
@@ -121,7 +123,9 @@ def submit(
             delay=delay, at=at, zone=zone, past_ok=past_ok,
         ).over(session.config.job),
     )  # fmt: skip
-    return _submit(session, build(order), is_waited_for=wait, makes_queues=new_queue, skips=skip_if_running)
+    return _submit(
+        session, build(order), is_waited_for=wait, makes_queues=new_queue, skips=skip_if_running, starts=not no_start
+    )
 
 
 #: The options that are spans of time, by the name that each has in `JobOptions`.
@@ -191,7 +195,9 @@ def capture_environment(is_clean: bool, pairs: Sequence[str]) -> dict[str, str]:
     return variables | parse_pairs("--env", pairs)
 
 
-def _submit(session: Session, jobs: list[NewJob], *, is_waited_for: bool, makes_queues: bool, skips: bool) -> int:
+def _submit(
+    session: Session, jobs: list[NewJob], *, is_waited_for: bool, makes_queues: bool, skips: bool, starts: bool
+) -> int:
     with session.open() as connection:
         if not makes_queues:
             check_own_queues(session, connection, jobs)
@@ -206,13 +212,28 @@ def _submit(session: Session, jobs: list[NewJob], *, is_waited_for: bool, makes_
         elif len(stored.existing) == len(stored.ids):
             return 0 if not is_waited_for else _wait(session, connection, stored)
         elif not rows:
-            render.say(NO_WORKER)
+            if not (starts and _start_worker(session, connection)):
+                render.say(NO_WORKER)
         else:
             for name in sorted({job.task for job in jobs if check_task(job) and not knows_task(rows, job.task)}):
                 render.say(
                     f'note: no running worker knows task "{render.clean(name)}"; the job waits for one that does'
                 )
         return _wait(session, connection, stored) if is_waited_for else 0
+
+
+def _start_worker(session: Session, connection: Connection) -> bool:
+    """Start a worker, where the settings want that. True when there is one then."""
+    said = os.environ.get("FWL_AUTOSTART", "")
+    when = {"": session.config.autostart, "0": "never", "1": "tty"}.get(said, said)
+    if when not in ("tty", "never", "always"):
+        render.say(f'FWL_AUTOSTART must be tty, never or always, got "{render.clean(said)}"')
+    is_at_terminal = render.is_terminal(sys.stdin) and render.is_terminal(sys.stderr)
+    if not (when == "always" or (when == "tty" and is_at_terminal)):
+        return False
+    from .starting import start_worker
+
+    return start_worker(session, connection)
 
 
 def _wait(session: Session, connection: Connection, stored: Stored) -> int:

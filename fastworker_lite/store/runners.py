@@ -81,6 +81,20 @@ def remove_runner(sql: sqlite3.Connection, runner: int) -> None:
     sql.execute("DELETE FROM runner WHERE id = ?", (runner,))
 
 
+def count_running(sql: sqlite3.Connection, pid: int) -> int:
+    """How many jobs the workers of a runner run, by the number of its process."""
+    row = sql.execute(
+        """
+        SELECT count(*)
+          FROM job
+         WHERE state = 'running'
+           AND worker IN (SELECT worker.id FROM worker JOIN runner ON runner.id = worker.runner WHERE runner.pid = ?)
+        """,
+        (pid,),
+    ).fetchone()
+    return int(row[0])
+
+
 def add_worker(sql: sqlite3.Connection, lease: str, runner: int | None, lane: Lane, process: str, now: float) -> int:
     """Store a worker and return its id."""
     row = sql.execute(
