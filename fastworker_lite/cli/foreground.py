@@ -6,6 +6,7 @@ Runs in: the command line.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -111,14 +112,15 @@ class Foreground:
                 self._stop()
 
     def _has_lost_its_terminal(self) -> bool:
-        """A terminal that is closed sends HUP, too, and means the end."""
-        if not self._has_terminal:
+        """A terminal that is closed sends HUP, too, and means the end. From then on nothing can be said there."""
+        if not self._has_terminal or os.isatty(0):
             return False
-        try:
-            termios.tcgetattr(0)
-            return False
-        except termios.error:
-            return True
+        self._has_terminal = False
+        with open(os.devnull, "r+b", buffering=0) as nothing:
+            for stream in (0, 1, 2):
+                if _is_lost(stream):
+                    os.dup2(nothing.fileno(), stream)
+        return True
 
     def _reload(self) -> None:
         try:
@@ -148,3 +150,12 @@ class Foreground:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _is_lost(stream: int) -> bool:
+    """Whether it leads to a terminal that is not there any more."""
+    try:
+        termios.tcgetattr(stream)
+        return False
+    except termios.error as error:
+        return bool(error.args[0] == errno.EIO)
