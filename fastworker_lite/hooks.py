@@ -17,6 +17,7 @@ import shutil
 import sqlite3
 import sys
 
+from . import pings
 from .errors import FastWorkerError
 from .paths import SidePaths
 from .settings import Hooks
@@ -182,12 +183,7 @@ def _variables(message: Message, paths: SidePaths) -> dict[str, str]:
 
 async def ping(hooks: Hooks, what: str) -> str | None:
     """Post to the configured URL: `start`, or how it ended. Returns what went wrong."""
-    url = f"{hooks.ping.rstrip('/')}/{what}"
-    try:
-        await asyncio.to_thread(_post, url, hooks.timeout)
-    except (OSError, ValueError) as error:
-        return f"{url}: {error}"
-    return None
+    return await asyncio.to_thread(pings.post, hooks.ping, what, hooks.timeout)
 
 
 async def try_hooks(hooks: Hooks, database: str, sample: Message) -> list[str]:
@@ -201,13 +197,6 @@ async def try_hooks(hooks: Hooks, database: str, sample: Message) -> list[str]:
     if hooks.ping:
         problems += [await ping(hooks, "start"), await ping(hooks, "0")]
     return [problem for problem in problems if problem is not None]
-
-
-def _post(url: str, seconds: float) -> None:
-    import urllib.request  # and with it http and ssl, which take longer to load than all of ours
-
-    with urllib.request.urlopen(urllib.request.Request(url, data=b"", method="POST"), timeout=seconds) as answer:
-        answer.read(1)
 
 
 def as_dict(message: Message) -> dict[str, object]:

@@ -72,6 +72,12 @@ class Command:
     argv: list[str] | None
     shell: str | None
     cwd: str
+    script: str | None = None
+    #: The text of a program; `argv` begins with its name.
+    stdin: str | None = None
+    #: The path of a file that it reads; None for nothing.
+    input: str | None = None
+    #: What it reads, where that came along.
 
     @property
     def text(self) -> str:

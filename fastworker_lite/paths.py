@@ -72,7 +72,7 @@ class SidePaths:
         return os.path.join(self.leases, name)
 
     def log(self, job_id: int, attempt: int, stream: str) -> str:
-        """Where a command's output goes: `stream` is "out" or "err"."""
+        """Where a command's output goes: `stream` is "out" or "err"; a program that came as text is its "script"."""
         return os.path.join(self.logs, f"{job_id}.{attempt}.{stream}")
 
 

@@ -170,8 +170,11 @@ def build_json_call(name: str, args: list[Any], kwargs: dict[str, Any], options:
     return _sized(job, MAX_PAYLOAD)
 
 
-def build_command(command: Command, environment: dict[str, str] | None, options: JobOptions) -> NewJob:
-    """A command, ready to be stored. *environment* is what it will find; None leaves that to the worker."""
+def build_command(command: Command, environment: bytes | None, options: JobOptions) -> NewJob:
+    """A command, ready to be stored.
+
+    *environment* is what it will find, from `serialization.encode_environment`; None leaves that to the worker.
+    """
     payload = serialization.encode_command(command)
     task = os.path.basename(command.argv[0]) if command.argv else "sh"
     task = task.encode(errors="replace").decode()[:200] or "command"
@@ -181,7 +184,7 @@ def build_command(command: Command, environment: dict[str, str] | None, options:
         payload=payload,
         checksum=serialization.checksum(task, None, payload),
         options=_with_path(options),
-        environment=None if environment is None else serialization.encode_environment(environment),
+        environment=environment,
         limits=_limits(task, options),
         parents=_parents(options),
     )

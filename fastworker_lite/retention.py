@@ -60,7 +60,7 @@ def remove_logs(connection: Connection, removed: Iterable[retention.Removed]) ->
     total = 0
     for job in removed:
         for attempt in range(1, job.attempts + 1):
-            for stream in STREAMS:
+            for stream in (*STREAMS, "script"):  # a worker that was killed leaves one
                 path = connection.paths.log(job.id, attempt, stream)
                 with contextlib.suppress(FileNotFoundError):
                     total += os.stat(path).st_size

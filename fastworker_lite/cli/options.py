@@ -71,7 +71,21 @@ Rate = Annotated[str | None, typer.Option("--rate", metavar="N/s|m|h|d", help="B
 Key = Annotated[str | None, typer.Option("--key", metavar="TEXT", help="Count only those with this key for that.")]
 Folder = Annotated[str | None, typer.Option("--cwd", "-C", metavar="DIR", help="Where to run it, instead of here.")]
 CleanEnvironment = Annotated[bool, typer.Option("--clean-env", help="Keep only PATH, HOME, USER, LANG and the like.")]
-Environment = Annotated[list[str] | None, typer.Option("--env", metavar="K=V", help="Set a variable; may be repeated.")]
+Environment = Annotated[
+    list[str] | None, typer.Option("--env", metavar="K=V", help="Set a variable, or keep one (K); may be repeated.")
+]
+EnvironmentFile = Annotated[
+    str | None, typer.Option("--env-file", metavar="FILE", help="Set those in this file: NAME=value lines.")
+]
+Script = Annotated[
+    str | None, typer.Option("--script", metavar="FILE|-", help="Run this program as it is now; ARG... follow.")
+]
+Stdin = Annotated[str | None, typer.Option("--stdin", metavar="FILE|-", help="What it reads; - takes ours along.")]
+Job = Annotated[str, typer.Argument(metavar="ID", help="45, @last, or a name.")]
+Delay = Annotated[str | None, typer.Option("--in", metavar="DUR", help="Start after this time.")]
+At = Annotated[str | None, typer.Option("--at", metavar="TIME", help="Start at this time: 2026-11-24 03:00 or 03:00.")]
+Hold = Annotated[bool, typer.Option("--hold", help="Do not begin it before fwl release.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="K=V", help="By which to find it; may be repeated.")]
 Shell = Annotated[
     str | None, typer.Option("-c", "--shell", metavar="STRING", help="A line for /bin/sh instead of a command.")
 ]

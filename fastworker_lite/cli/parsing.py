@@ -17,12 +17,12 @@ from .commands import COMMANDS, Entry, names_in
 from .problems import usage
 from .session import Session
 
-#: The flag with which a command's exit code becomes the job's, and its parameter.
+#: The flags with which a command's exit code becomes the job's, and their parameters.
 _PASS_THROUGH = {
-    "submit": ("--wait", "wait"),
-    "wait": ("--exit-code", "exit_code_wanted"),
-    "logs": ("--exit-code", "exit_code_wanted"),
-    "cron run": ("--wait", "wait"),
+    "submit": {"--wait": "wait", "--follow": "follow"},
+    "wait": {"--exit-code": "exit_code_wanted"},
+    "logs": {"--exit-code": "exit_code_wanted"},
+    "cron run": {"--wait": "wait"},
 }
 
 #: What people type who come from other job runners.
@@ -96,12 +96,12 @@ class Command(TyperCommand):
         """Parse, and note what an error would have to look like."""
         session = context.find_object(Session)
         name = context.command_path.partition(" ")[2]
-        flag, parameter = _PASS_THROUGH.get(name, ("", ""))
+        flags = _PASS_THROUGH.get(name, {})
         own = list(_before_dashes(args))
         session.is_json = session.is_json or "--json" in own
-        session.is_pass_through = name == "run" or flag in own
+        session.is_pass_through = name == "run" or not flags.keys().isdisjoint(own)
         rest = super().parse_args(context, _expand_args(args) if name == "submit" else args)
-        session.is_pass_through = name == "run" or bool(context.params.get(parameter))
+        session.is_pass_through = name == "run" or any(map(context.params.get, flags.values()))
         return rest
 
 

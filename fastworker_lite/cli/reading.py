@@ -17,7 +17,7 @@ from ..job import Job, State
 from ..store import queries
 from ..store.connection import Connection
 from . import options, render
-from .problems import NOT_FOUND, CommandError, usage
+from .problems import FAILED, NOT_FOUND, CommandError, usage
 from .records import attempt_text, exit_code, log_size, outcome_text
 from .selecting import select
 from .session import Session, find_jobs
@@ -93,6 +93,19 @@ def logs(
         return exit_code(find_jobs(connection, [jobs[0].id])[0])[0] if exit_code_wanted else 0
 
 
+def follow_jobs(session: Session, connection: Connection, ids: list[int]) -> int:
+    """Show what these jobs print until they have ended. Returns the one's exit code, or 1 when any of them did not succeed."""
+    from .printing import Form, Printer
+
+    wish = Wish(streams=frozenset(STREAMS), attempt=None, is_followed=True)
+    form = Form(is_json=session.is_json, is_raw=False, has_prefix=len(ids) > 1, last_lines=None)
+    _put(session, connection, find_jobs(connection, ids), wish, Printer(form))
+    ended = find_jobs(connection, ids)
+    if len(ended) == 1:
+        return exit_code(ended[0])[0]
+    return 0 if all(job.state is State.SUCCEEDED for job in ended) else FAILED
+
+
 def _streams(stdout: bool, stderr: bool) -> frozenset[str]:
     wanted = {stream for stream, is_wanted in zip(STREAMS, (stdout, stderr), strict=True) if is_wanted}
     return frozenset(wanted or STREAMS)
@@ -131,10 +144,16 @@ def _check(jobs: Sequence[Job], wish: Wish, *, is_code_wanted: bool) -> None:
         raise usage("--exit-code takes one job")
     if is_code_wanted and not (wish.is_followed or jobs[0].has_ended):
         raise usage(f"job {jobs[0].id} has not ended; add -f to wait for its exit code")
-    if wish.is_followed and len(jobs) > MOST_FOLLOWED:
-        raise usage(f"-f takes up to {MOST_FOLLOWED} jobs, got {len(jobs)}")
+    if wish.is_followed:
+        check_number("-f", len(jobs))
     for job in jobs:
         wish.numbers(job)
+
+
+def check_number(option: str, count: int) -> None:
+    """Refuse to follow more jobs than there may be files open."""
+    if count > MOST_FOLLOWED:
+        raise usage(f"{option} takes up to {MOST_FOLLOWED} jobs, got {count}")
 
 
 def _put_paths(session: Session, connection: Connection, jobs: Sequence[Job], wish: Wish) -> None:

@@ -16,7 +16,7 @@ from ..store.connection import Connection
 from ..store.selection import Filter
 from . import render
 from .problems import NOT_FOUND, CommandError, usage
-from .session import Session
+from .session import Session, find_jobs
 from .values import parse_duration, parse_pairs
 
 _MOST_IDS = 100_000
@@ -101,6 +101,14 @@ def select_ids(connection: Connection, words: Sequence[str]) -> list[int]:
     for word in words:
         ids.update(dict.fromkeys(_of_word(connection, word)))
     return list(ids)
+
+
+def select_one(connection: Connection, word: str, command: str) -> int:
+    """The one job that a word means. Raises when it means none, or several."""
+    ids = select_ids(connection, [word])
+    if len(ids) != 1:
+        raise usage(f"{command} takes one job, got {len(ids)}")
+    return find_jobs(connection, ids)[0].id
 
 
 def _of_word(connection: Connection, word: str) -> Sequence[int]:
