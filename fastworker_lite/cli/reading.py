@@ -67,6 +67,9 @@ def logs(
     ] = None,
     exit_code_wanted: Annotated[bool, typer.Option("--exit-code", help="Exit with the code of the job.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Every byte as it is, on a terminal, too.")] = False,
+    escape: Annotated[
+        bool, typer.Option("--escape", help="Nothing that a terminal would obey, into a pipe, too.")
+    ] = False,
     path: Annotated[bool, typer.Option("--path", help="Only the names of the files that hold it.")] = False,
 ) -> int:
     """Print what a job has printed: its stdout to stdout, its stderr to stderr.
@@ -79,6 +82,8 @@ def logs(
     Without an ID it is the job that is running, or the last one that ended.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
+    if raw and escape:
+        raise usage("give either --raw or --escape, not both")
     wish = Wish(streams=_streams(stdout, stderr), attempt=_parse_attempt(attempt, follow), is_followed=follow)
     with session.open() as connection:
         jobs = find_jobs(connection, select(session, connection, ids)) if ids else [_the_one(session, connection)]
@@ -88,7 +93,13 @@ def logs(
         else:
             from .printing import Form, Printer
 
-            form = Form(is_json=session.is_json, is_raw=raw, has_prefix=len(jobs) > 1, last_lines=lines)
+            form = Form(
+                is_json=session.is_json,
+                is_raw=raw,
+                is_escaped=escape,
+                has_prefix=len(jobs) > 1,
+                last_lines=lines,
+            )
             _put(session, connection, jobs, wish, Printer(form))
         return exit_code(find_jobs(connection, [jobs[0].id])[0])[0] if exit_code_wanted else 0
 

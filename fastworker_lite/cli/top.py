@@ -172,7 +172,7 @@ class _View:
         job = self._connection.read(queries.get, target.job or 0)
         if job is None or not job.attempt:
             return f"job {target.job} has not begun"
-        words = ["logs", "--db", self._connection.paths.database, str(job.id)]
+        words = ["logs", "--escape", "--db", self._connection.paths.database, str(job.id)]
         self._screen.page([sys.executable, "-m", "fastworker_lite", *words])
         return None
 

@@ -116,6 +116,7 @@ class Observer:
     def look(self) -> Figures:
         """What is going on now."""
         now, connection = time.time(), self._connection
+        connection.check_paths()
         version = connection.probe("PRAGMA data_version", {})
         if version != self._version:
             self._stored = connection.read(_read, now)

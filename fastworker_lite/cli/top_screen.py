@@ -30,7 +30,7 @@ _NAMES = {
 }  # fmt: skip
 _KEY = re.compile(rb"\x1b[\[O][0-9;]*[A-Za-z~]|[^\x1b]")
 #: So that less neither ends by itself nor leaves our screen on top of it, whatever LESS says.
-_PAGER = ("-R", "-+F", "-+E", "-+e", "-+X")
+_PAGER = ("-+F", "-+E", "-+e", "-+X")
 
 
 class Screen:
@@ -40,7 +40,9 @@ class Screen:
         from rich.console import Console
 
         self._console = Console(force_terminal=True, highlight=False, markup=False, emoji=False)
+        self._context = self._console.screen(hide_cursor=True)
         self._input = sys.stdin.fileno()
+        self._before = termios.tcgetattr(self._input)
         self._signals = Signals()
         self._rest = b""
         self.ended_by: int | None = None
@@ -61,11 +63,9 @@ class Screen:
         self._signals.__exit__()
 
     def _take(self) -> None:
-        self._before = termios.tcgetattr(self._input)
         modes: list[Any] = list(self._before)
         modes[3] &= ~(termios.ECHO | termios.ICANON | termios.ISIG)  # ^Z must not leave our screen to the shell
         termios.tcsetattr(self._input, termios.TCSADRAIN, modes)
-        self._context = self._console.screen(hide_cursor=True)
         self._context.__enter__()
 
     def _give_back(self) -> None:
@@ -86,7 +86,7 @@ class Screen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines."""
+        """Columns and lines. Raises `OSError` when the terminal is gone."""
         size = os.get_terminal_size(sys.stdout.fileno())
         return size.columns or 80, size.lines or 24
 
@@ -94,8 +94,11 @@ class Screen:
         """Have the screen hold these lines."""
         from rich.console import Group
 
-        self._console.size = self.size
-        self._context.update(Group(*lines))
+        try:
+            self._console.size = self.size
+            self._context.update(Group(*lines))
+        except OSError:
+            self.ended_by = signal.SIGHUP  # there is no terminal any more
 
     def wait(self, seconds: float) -> list[str]:
         """The keys that were pressed; none after so long, when the window has another size, or when all is to end."""

@@ -116,7 +116,7 @@ def _ranges(sql: sqlite3.Connection, depth: int, most: int) -> list[tuple[int, i
     left, above = most, max(places, default=0)
     for place in sorted(places, reverse=True):
         end = min(place, above)
-        first = max(place - depth, end - left)
+        first = max(1, place - depth, end - left)
         if first < end:
             ranges.append((first, end))
             left -= end - first
