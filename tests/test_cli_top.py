@@ -385,7 +385,7 @@ def fill(connection: Connection, ended: int, queued: int) -> None:
         for number in range(ended)
     ]
     rows += [("queued", now, None, None, b"x" * 100)] * queued  # type: ignore[list-item]
-    connection.write(lambda sql: sql.execute("INSERT INTO queue (name) VALUES ('default')"))
+    connection.write(lambda sql: sql.execute("INSERT OR IGNORE INTO queue (name) VALUES ('default')"))
     connection.write(lambda sql: sql.executemany(insert, rows))
 
 
@@ -414,6 +414,18 @@ def test_a_look_at_a_hundred_thousand_jobs_takes_few_milliseconds(database: str)
             assert len(screen) == 24
 
     assert sorted(costs)[3] < 0.1  # it takes 0.01 where it was written
+
+
+@needs_tmux
+def test_what_is_selected_is_seen_however_long_the_list(site: Site) -> None:
+    with contextlib.closing(Connection(site.folder / "fwl.db")) as connection:
+        fill(connection, ended=2_000, queued=0)
+    with terminal(site) as window:
+        window.until("FAILURES 41", "> default")
+        window.press("k")
+        window.until("> 2 ")
+        window.press("k")
+        window.until("> 52 ")
 
 
 def test_the_rate_of_many_jobs_is_that_of_the_last_ones(database: str) -> None:

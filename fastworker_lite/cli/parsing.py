@@ -33,6 +33,7 @@ _MEANT = {
     "kill": "fwl cancel",
     "restart": "fwl retry",
     "rerun": "fwl retry",
+    "monitor": "fwl top",
     "tail": "fwl logs -f",
     "follow": "fwl logs -f",
     "output": "fwl logs",

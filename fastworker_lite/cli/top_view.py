@@ -46,6 +46,8 @@ Any key goes back."""
 
 #: Columns of a window below which it is narrow.
 _NARROW = 60
+#: Characters of a text that are looked at: a command may be a megabyte.
+_LONGEST = 1_000
 #: The rows of each section, its title included, below which it is left out.
 _LEAST = 2
 
@@ -88,9 +90,15 @@ class Look:
 
 def targets(seen: Figures) -> list[Target]:
     """What can be selected, from top to bottom."""
-    jobs = [Target(one.job.id, one.job.queue) for one in seen.running]
-    queues = [Target(None, row.name) for row in seen.queues]
-    return jobs + queues + [Target(one.job.id, one.job.queue) for one in seen.failures]
+    return _job_targets(seen.running) + _queue_targets(seen) + _job_targets(seen.failures)
+
+
+def _job_targets(records: Sequence[Record]) -> list[Target]:
+    return [Target(one.job.id, one.job.queue) for one in records]
+
+
+def _queue_targets(seen: Figures) -> list[Target]:
+    return [Target(None, row.name) for row in seen.queues]
 
 
 def lines(
@@ -99,29 +107,31 @@ def lines(
     """The screen: exactly as many lines as it has, none longer than it is wide."""
     width, height = size
     if look.is_help:
-        body = [_line(line, width) for line in HELP.format(column=COLUMN, minutes=WINDOW / 60).splitlines()]
         head = [_line(f"fwl top - {place}", width, "bold")]
+        body = [_line(line, width) for line in HELP.format(column=COLUMN, minutes=WINDOW / 60).splitlines()]
     else:
-        body = []
         head = _head(seen, place, clock, width)
-        sections = [
-            _running(seen, width),
-            _queues(seen, history, width),
-            _failures(seen, width),
-            _workers(seen),
-            _schedules(seen),
-        ]
-        room = height - len(head) - 1
-        shares = _share(room, [1 + len(one.rows) for one in sections])
-        is_airy = room - sum(shares) >= len(sections)
-        for section, share in zip(sections, shares, strict=True):
-            body += [Text()] * is_airy + _section_lines(section, share, look.selected, width)
-    room_for_body = max(0, height - len(head) - 1)
-    body = body[:room_for_body] + [Text()] * max(0, room_for_body - len(body))
-    foot = _line(
-        KEYS if look.answer is None else look.answer, width, "reverse" if look.answer is None else "bold reverse"
-    )
-    return [*head[: max(0, height - 1)], *body, foot]
+        body = _body(seen, history, look.selected, (width, height - len(head) - 1))
+    foot = _line(look.answer or KEYS, width, "bold reverse" if look.answer else "reverse")
+    above = [*head, *body][: max(0, height - 1)]
+    return [*above, *[Text()] * (height - 1 - len(above)), foot]
+
+
+def _body(seen: Figures, history: Mapping[str, History], selected: Target | None, size: tuple[int, int]) -> list[Text]:
+    width, room = size
+    sections = [
+        _running(seen, width),
+        _queues(seen, history, width),
+        _failures(seen, width),
+        _workers(seen),
+        _schedules(seen),
+    ]
+    shares = _share(room, [1 + len(one.rows) for one in sections])
+    is_airy = room - sum(shares) >= len(sections)
+    found: list[Text] = []
+    for section, share in zip(sections, shares, strict=True):
+        found += [Text()] * is_airy + _section_lines(section, share, selected, width)
+    return found
 
 
 def _share(room: int, wanted: Sequence[int]) -> list[int]:
@@ -187,12 +197,7 @@ def _running(seen: Figures, width: int) -> Section:
         Column(f"RUNNING {seen.counts[State.RUNNING]}", 11), Column("TIME", 6, is_spare=True), Column("PROGRESS", 13),
         Column("QUEUE", 8, is_spare=True), Column("NAME", max(12, (width - 45) // 2)), Column("LAST LINE", 0),
     ]  # fmt: skip
-    return Section(
-        style="green",
-        columns=columns,
-        rows=rows,
-        targets=[Target(one.job.id, one.job.queue) for one in seen.running],
-    )
+    return Section(style="green", columns=columns, rows=rows, targets=_job_targets(seen.running))
 
 
 def _remarks(one: Record) -> str:
@@ -225,18 +230,10 @@ def _queues(seen: Figures, history: Mapping[str, History], width: int) -> Sectio
         for row in seen.queues
     ]
     columns = [
-        Column(f"QUEUES {len(rows)}", 16),
-        Column("STATE", 6),
-        Column("QUEUED", 8),
-        Column("RUNNING", 8),
+        Column(f"QUEUES {len(rows)}", 16), Column("STATE", 6), Column("QUEUED", 8), Column("RUNNING", 8),
         Column("OF LATE", 0),
-    ]
-    return Section(
-        style="cyan",
-        columns=columns,
-        rows=rows,
-        targets=[Target(None, row.name) for row in seen.queues],
-    )
+    ]  # fmt: skip
+    return Section(style="cyan", columns=columns, rows=rows, targets=_queue_targets(seen))
 
 
 def _sparkline(history: History | None, width: int) -> str:
@@ -258,29 +255,17 @@ def _failures(seen: Figures, width: int) -> Section:
         for one in seen.failures
     ]
     columns = [
-        Column(f"FAILURES {len(rows)}", 11),
-        Column("ENDED", 8, is_spare=True),
-        Column("QUEUE", 8, is_spare=True),
-        Column("NAME", 20),
-        Column("REASON", 0),
-    ]
-    return Section(
-        style="red",
-        columns=columns,
-        rows=rows,
-        targets=[Target(one.job.id, one.job.queue) for one in seen.failures],
-    )
+        Column(f"FAILURES {len(rows)}", 11), Column("ENDED", 8, is_spare=True), Column("QUEUE", 8, is_spare=True),
+        Column("NAME", width // 4), Column("REASON", 0),
+    ]  # fmt: skip
+    return Section(style="red", columns=columns, rows=rows, targets=_job_targets(seen.failures))
 
 
 def _workers(seen: Figures) -> Section:
     busiest = sorted(seen.workers, key=lambda one: (one.job is None, -(one.usage.cpu or 0.0)))
     columns = [
-        Column(f"WORKERS {len(busiest)}", 11),
-        Column("CPU", 6),
-        Column("RSS", 9),
-        Column("RUNS", 11),
-        Column("JOB", 0),
-    ]
+        Column(f"WORKERS {len(busiest)}", 11), Column("CPU", 6), Column("RSS", 9), Column("RUNS", 11), Column("JOB", 0),
+    ]  # fmt: skip
     return Section(style="yellow", columns=columns, rows=[_worker_row(one) for one in busiest])
 
 
@@ -315,11 +300,8 @@ def _section_lines(section: Section, room: int, selected: Target | None, width: 
     first = min(max(0, number - (room - 2)), max(0, len(section.rows) - (room - 1)))
     for place, row in enumerate(section.rows[first : first + room - 1], first):
         is_selected = bool(section.targets) and section.targets[place] == selected
-        found.append(
-            _line(
-                ("> " if is_selected else "  ") + _cells(section, row, width), width, "reverse" if is_selected else ""
-            )
-        )
+        mark, style = ("> ", "reverse") if is_selected else ("  ", "")
+        found.append(_line(mark + _cells(section, row, width), width, style))
     return found
 
 
@@ -347,7 +329,7 @@ def _line(text: str, width: int, style: str = "") -> Text:
 
 def _plain(text: str) -> str:
     """What a terminal obeys is escaped, and so is what its encoding lacks."""
-    found = render.clean(text)
+    found = render.clean(text[:_LONGEST])
     return found if _is_unicode() else found.encode("ascii", "backslashreplace").decode()
 
 
