@@ -13,7 +13,6 @@ import sys
 import termios
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 
 from .. import __version__
 from ..errors import FastWorkerError
@@ -24,6 +23,7 @@ from . import render
 from .problems import IO, CommandError
 from .readiness import ServiceManager
 from .session import Session, live_runners
+from .signals import Arrivals
 
 _ENDED = 0
 
@@ -38,7 +38,7 @@ class Foreground:
         self._log_file = log_file
         self._has_terminal = render.is_terminal(sys.stdin)
         self._manager = ServiceManager()
-        self._happened: SimpleQueue[int] = SimpleQueue()
+        self._happened: Arrivals
         self._runner: Runner
         self._is_stopping = False
 
@@ -46,8 +46,7 @@ class Foreground:
         """Run jobs until told to stop, or for *idle_exit* seconds without any. *starting_lock* is let go of when it has begun."""
         self._config = self._configure()
         self._open_log()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _: self._happened.put(number))
+        self._happened = Arrivals()
         self._runner = Runner(self._session.database, self._config, has_cron=has_cron, idle_exit=idle_exit)
         others = self._others()
         self._runner.start()
