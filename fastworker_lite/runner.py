@@ -32,15 +32,16 @@ class Runner:
         is_standby: bool = False,
         has_cron: bool = True,
         idle_exit: float | None = None,
+        role: str = "embedded",
     ) -> None:
         """*output* is the file for what workers print, None to share this process's. A standby waits until nobody serves.
 
         Without *has_cron* it sees to no schedules. With *idle_exit* it ends after so many seconds without anything to do.
-        Raises `ConfigError` when the configuration's schedules cannot be.
+        *role* is what its row says of this process. Raises `ConfigError` when the configuration's schedules cannot be.
         """
         self._database = database
         self._is_standby = is_standby
-        self._scheduler = Scheduler(database, config, output=output, has_cron=has_cron, idle_exit=idle_exit)
+        self._scheduler = Scheduler(database, config, output=output, has_cron=has_cron, idle_exit=idle_exit, role=role)
         self._thread = threading.Thread(target=self._run, name="fastworker-runner")
         self._opened = threading.Event()
         self._ended = threading.Event()

@@ -119,11 +119,13 @@ class Scheduler:
         output: str | None = None,
         has_cron: bool = True,
         idle_exit: float | None = None,
+        role: str = "embedded",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._paths = SidePaths.of(database)
         self._config = config
         self._output = output
+        self._role = role
         self._clock = clock
         self._connection = AsyncConnection(database, durability=config.durability)
         self._waker = Waker()
@@ -169,7 +171,7 @@ class Scheduler:
         self._sockets = self._bind_sockets()
         self._runner = await self._connection.run(
             Connection.write_fast, runners.add_runner, self._lease.name, __version__, self._sockets.addresses,
-            os.getpid(), self._clock(),
+            os.getpid(), self._clock(), self._role, self._config.queues,
         )  # fmt: skip
         self._log_watch = FileWatch(self._paths.wal)
         asyncio.get_running_loop().add_reader(self._log_watch.fileno(), self._on_write)

@@ -47,7 +47,9 @@ class Foreground:
         self._config = self._configure()
         self._open_log()
         self._happened = Arrivals()
-        self._runner = Runner(self._session.database, self._config, has_cron=has_cron, idle_exit=idle_exit)
+        self._runner = Runner(
+            self._session.database, self._config, has_cron=has_cron, idle_exit=idle_exit, role="worker"
+        )
         others = self._others()
         self._runner.start()
         if starting_lock is not None:

@@ -22,6 +22,7 @@ from ..job import Job
 from ..settings import Config
 from ..store import queries, runners
 from ..store.connection import Connection
+from ..store.create import read_header
 from ..store.jobs import DEFAULT_QUEUE
 from . import render
 from .problems import CONFIG, NOT_FOUND, CommandError, no_such_job
@@ -65,6 +66,26 @@ class Session:
         is_named = self.database_flag is not None or bool(os.environ.get("FWL_DB"))
         return not is_named and self.config.db is None and self.config.path is None
 
+    def find_database(self) -> str:
+        """As `database`, for commands that only look: no folder is made for it."""
+        try:
+            return configuration.database_path(self.database_flag, self.config, makes_folder=False)
+        except ConfigError as error:
+            raise CommandError(str(error), CONFIG) from error
+
+    @contextlib.contextmanager
+    def open_existing(self) -> Iterator[Connection | None]:
+        """A connection to the file as it is; None when there is none yet."""
+        path = self.find_database()
+        if not has_database(path):
+            yield None
+            return
+        connection = Connection(path, blocks_signals=True)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
     @contextlib.contextmanager
     def open(self) -> Iterator[Connection]:
         """A connection to the file, created when there is none. Ctrl-C waits until a write is over."""
@@ -89,6 +110,11 @@ class Session:
 
 
 # ---- what commands ask the file
+
+
+def has_database(path: str) -> bool:
+    """Whether there is a database of ours. Raises when there is something else in its place."""
+    return os.path.exists(path) and read_header(path) is not None
 
 
 def live_runners(connection: Connection) -> list[runners.RunnerRow]:

@@ -66,6 +66,9 @@ CREATE INDEX job_running   ON job (worker)                         WHERE state =
 CREATE INDEX job_cancel    ON job (worker)                         WHERE state = 'running' AND cancel IS NOT NULL;
 CREATE INDEX job_expires   ON job (expires_at)                     WHERE expires_at IS NOT NULL AND state IN ('queued', 'scheduled', 'blocked');
 
+-- What `fwl health` reads. Only jobs that fail pay for it.
+CREATE INDEX job_failed    ON job (finished_at)                    WHERE state = 'failed';
+
 -- What a submit with such a key reads. The first term is false for all other jobs, whose updates pay for no more than that.
 -- One that somebody wants cancelled makes room for its successor.
 CREATE UNIQUE INDEX job_unique ON job (unique_key)
@@ -352,7 +355,9 @@ CREATE TABLE runner (
     outbox     TEXT NOT NULL,       -- and word that there is something to tell
     tasks      TEXT,                -- a JSON array of the names it knows; NULL while it is starting
     pid        INTEGER NOT NULL,
-    started_at REAL NOT NULL
+    started_at REAL NOT NULL,
+    role       TEXT NOT NULL,       -- worker: fwl worker; drain: fwl drain; embedded: in a program of somebody's
+    queues     TEXT                 -- a JSON array of the queues it serves; NULL for all
 ) STRICT;
 
 CREATE TABLE worker (
