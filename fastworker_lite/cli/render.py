@@ -65,6 +65,11 @@ def put_json(document: dict[str, Any]) -> None:
     print(json.dumps(document, separators=(",", ":")), flush=True)
 
 
+def put_path(path: str) -> None:
+    """A path on a line of stdout: as it is for programs, and for a terminal without what would steer it."""
+    print(clean(path) if is_terminal(sys.stdout) else path)
+
+
 # ---- lists
 
 

@@ -83,6 +83,11 @@ def create_database(paths: SidePaths) -> None:
     sync_directory(os.path.dirname(paths.database))
 
 
+def read_schema() -> str:
+    """The statements that make a new database."""
+    return resources.files(__package__).joinpath("schema.sql").read_text()
+
+
 def _write_schema(path: str) -> None:
     sql = sqlite3.connect(path, isolation_level=None)
     try:
@@ -90,7 +95,7 @@ def _write_schema(path: str) -> None:
         sql.execute("PRAGMA auto_vacuum = INCREMENTAL")
         sql.execute("PRAGMA synchronous = FULL")
         sql.execute("PRAGMA fullfsync = ON")
-        schema = resources.files(__package__).joinpath("schema.sql").read_text()
+        schema = read_schema()
         sql.executescript(
             f"BEGIN; {schema}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
