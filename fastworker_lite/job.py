@@ -9,10 +9,12 @@ import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .options import NO_OPTIONS, JobOptions
-from .tasks.models import TaskStatus
+
+if TYPE_CHECKING:
+    from .tasks.models import TaskStatus
 
 
 class State(StrEnum):
@@ -294,19 +296,19 @@ class Progress:
 
 def task_status(state: State, attempt: int) -> TaskStatus:
     """A job's state in FastWorker's words."""
-    if state is State.SCHEDULED:
-        return TaskStatus.RETRYING if attempt else TaskStatus.SCHEDULED
-    return _TASK_STATUS[state]
+    from .tasks.models import TaskStatus
+
+    if state is State.SCHEDULED and attempt:
+        return TaskStatus.RETRYING
+    return TaskStatus(_TASK_STATUS.get(state, state))
 
 
+#: Where FastWorker has another word.
 _TASK_STATUS = {
-    State.QUEUED: TaskStatus.QUEUED,
-    State.BLOCKED: TaskStatus.PENDING,
-    State.RUNNING: TaskStatus.RUNNING,
-    State.SUCCEEDED: TaskStatus.SUCCESS,
-    State.FAILED: TaskStatus.FAILURE,
-    State.CANCELLED: TaskStatus.CANCELLED,
-    State.EXPIRED: TaskStatus.FAILURE,
+    State.BLOCKED: "pending",
+    State.SUCCEEDED: "success",
+    State.FAILED: "failure",
+    State.EXPIRED: "failure",
 }
 
 

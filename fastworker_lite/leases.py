@@ -13,7 +13,6 @@ import fcntl
 import json
 import mmap
 import os
-import secrets
 import select
 import signal
 import struct
@@ -89,7 +88,7 @@ class Lease:
 
 def new_name(role: str) -> str:
     """A name no other lease has."""
-    return f"{role}-{secrets.token_hex(6)}"
+    return f"{role}-{os.urandom(6).hex()}"
 
 
 def read_note(path: str) -> Note:

@@ -17,7 +17,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .errors import ConfigError
-from .tasks.models import TaskPriority
 
 PRIORITIES: dict[str, int] = {"low": -10, "normal": 0, "high": 10, "critical": 20}
 
@@ -27,10 +26,8 @@ MAX_PRIORITY = 1_000_000_000
 
 def parse_priority(value: object) -> int:
     """The number of a priority: an integer as it is, a name by `PRIORITIES`. Raises `ConfigError` otherwise."""
-    if isinstance(value, TaskPriority):
-        return PRIORITIES[value.value]
-    if isinstance(value, str) and value in PRIORITIES:
-        return PRIORITIES[value]
+    if isinstance(value, str) and str(value) in PRIORITIES:  # also a TaskPriority, which is equal but has another hash
+        return PRIORITIES[str(value)]
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_PRIORITY:
         return value
     raise ConfigError(
@@ -40,7 +37,7 @@ def parse_priority(value: object) -> int:
 
 def parse_priority_name(value: object) -> int:
     """As `parse_priority`, names only: what FastWorker's calls accept."""
-    if isinstance(value, TaskPriority) or (isinstance(value, str) and value in PRIORITIES):
+    if isinstance(value, str) and str(value) in PRIORITIES:
         return parse_priority(value)
     raise ConfigError(f"priority must be low, normal, high or critical, got {value!r}")
 

@@ -20,12 +20,14 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import SerializationError
 from .job import Command
 from .options import NO_OPTIONS, JobOptions
-from .tasks.registry import Task
+
+if TYPE_CHECKING:
+    from .tasks.registry import Task
 
 _PROTOCOL = 5
 _CACHE_TAG = (sys.implementation.cache_tag or sys.implementation.name).encode()

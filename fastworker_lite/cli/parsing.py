@@ -5,6 +5,7 @@ Runs in: the command line.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
@@ -104,6 +105,10 @@ class Command(TyperCommand):
         rest = super().parse_args(context, _expand_args(args) if name == "submit" else args)
         session.is_pass_through = name == "run" or any(map(context.params.get, flags.values()))
         return rest
+
+    def invoke(self, context: Any) -> Any:
+        gc.enable()  # see `main`
+        return super().invoke(context)
 
 
 def _keep_examples(text: str) -> str:

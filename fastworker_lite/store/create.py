@@ -10,7 +10,6 @@ import os
 import sqlite3
 import stat
 import struct
-from importlib import resources
 
 from ..errors import NotOurDatabase, SchemaTooNew, StorageError
 from ..paths import SidePaths, sync_directory
@@ -85,6 +84,8 @@ def create_database(paths: SidePaths) -> None:
 
 def read_schema() -> str:
     """The statements that make a new database."""
+    from importlib import resources  # 2 ms, for the one process that makes the file
+
     return resources.files(__package__).joinpath("schema.sql").read_text()
 
 
