@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -69,7 +68,7 @@ def with_overrides(config: Config, **given: object) -> Config:
     }
     if "db" in changes:
         changes["db"] = _absolute(changes["db"], os.curdir)
-    return replace(config, **changes)
+    return config._replace(**changes)
 
 
 def database_path(flag: str | None, config: Config, *, makes_folder: bool = True) -> str:

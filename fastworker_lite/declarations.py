@@ -10,7 +10,6 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from . import producer
@@ -31,7 +30,7 @@ log = logging.getLogger("fastworker_lite")
 _WHAT = ("command", "shell", "python")
 _OF_WHAT = (*_WHAT, "args", "kwargs", "cwd", "env", "env_file")
 _WHEN = schedule_module.FIELDS - {"repeat_interval"}
-_OPTIONS = {field.name for field in fields(JobOptions)} - OF_ONE_JOB
+_OPTIONS = set(JobOptions._fields) - OF_ONE_JOB
 
 
 class Problem(NamedTuple):
@@ -120,7 +119,7 @@ def declared_here(config: Config, in_file: Sequence[NewSchedule]) -> tuple[list[
 
 
 def _new(name: str, origin: str, source: str | None, schedule: Schedule, job: NewJob) -> NewSchedule:
-    named = replace(job, options=replace(job.options, name=name))
+    named = job._replace(options=job.options._replace(name=name))
     return NewSchedule(name=name, origin=origin, source=source, schedule=schedule, job=named)
 
 
@@ -195,7 +194,7 @@ def _read_python(table: Mapping[str, Any], options: JobOptions, faults: dict[str
         return None
     task = task_registry.get(name)
     job = producer.build_json_call(name, args, kwargs, options.over(task.options) if task else options)
-    return replace(job, lane=Lane.ASYNC) if task is not None and task.is_async else job
+    return job._replace(lane=Lane.ASYNC) if task is not None and task.is_async else job
 
 
 # ---- where in the file

@@ -13,8 +13,8 @@ from .errors import ConfigError
 MOST_SECONDS = 1e10
 
 _UNITS = {"w": 604800.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_DURATION = re.compile(r"\s*".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in _UNITS))
-_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_DURATION = r"\s*".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in _UNITS)
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 
 
 def parse_duration(text: str) -> float:
@@ -22,8 +22,8 @@ def parse_duration(text: str) -> float:
 
     Raises `ConfigError`, for a number without a unit too: nobody can tell what 30 was meant to be.
     """
-    found = _DURATION.fullmatch(text.strip())
-    if _NUMBER.fullmatch(text.strip()):
+    found = re.fullmatch(_DURATION, text.strip())
+    if re.fullmatch(_NUMBER, text.strip()):
         raise ConfigError(f"{shown(text)} needs a unit, as in 30s, 5m, 1h30m or 2d")
     if found is None or not any(found.groups()):
         raise ConfigError(f"{shown(text)} is not a duration; write it as 30s, 5m, 1h30m or 2d")

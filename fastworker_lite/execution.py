@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import serialization
+from . import payloads, serialization
 from .errors import Cancel, ConfigError, Retry, SerializationError
 from .job import Claimed, Command, Failure, Outcome, State, utc
 from .limits import group_of, limits_of
@@ -166,7 +166,7 @@ async def _called(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
 
 def _succeeded(job: Claimed, value: object, started: float, max_result: int) -> Outcome:
     try:
-        result = serialization.encode_result(value, serialization.is_json(job.payload))
+        result = serialization.encode_result(value, payloads.is_json(job.payload))
     except BaseException as error:
         return Outcome(job, started, time.time(), failure=_unstorable(str(error)))
     if len(result) > max_result:
@@ -240,7 +240,7 @@ def _cut(text: str, limit: int) -> str:
 
 def command_environment(job: Claimed, stored: bytes | None, database: str) -> dict[str, str]:
     """The environment of a command: the submitter's, and what says which job it is."""
-    variables = dict(os.environ) if stored is None else serialization.decode_environment(stored)
+    variables = dict(os.environ) if stored is None else payloads.decode_environment(stored)
     if (tick := utc(job.scheduled_for)) is not None:
         precision = "milliseconds" if tick.microsecond else "seconds"
         variables["FWL_SCHEDULED_FOR"] = tick.isoformat(timespec=precision).replace("+00:00", "Z")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -161,7 +160,7 @@ class Firing:
         return sum(1 for _, state in earlier if state == "running")
 
     def _store(self) -> Fired:
-        ids = self._insert([replace(one.job, scheduled_for=one.at) for one in self._made])
+        ids = self._insert([one.job._replace(scheduled_for=one.at) for one in self._made])
         made = [(one, job_id) for one, job_id in zip(self._made, ids, strict=True) if isinstance(job_id, int)]
         ticks.hold(
             self._sql,

@@ -92,7 +92,7 @@ def build_calls(calls: Sequence[Call], config: Config) -> list[NewJob]:
         )
         parents = [Parent(_position(position, parent, number), kind, is_inside=True) for parent, kind in one.parents]
         inputs = tuple(Parent(_position(position, parent, number), "success", is_inside=True) for parent in one.inputs)
-        built.append(replace(job, parents=(*job.parents, *parents), inputs=inputs, is_one_input=one.is_one_input))
+        built.append(job._replace(parents=(*job.parents, *parents), inputs=inputs, is_one_input=one.is_one_input))
         position[id(one)] = number
     return built
 

@@ -6,7 +6,6 @@ Runs in: every process.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -67,8 +66,7 @@ class Kind(StrEnum):
 POISON_DEATHS = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(NamedTuple):
     """A program and its arguments, or a line for the shell."""
 
     argv: list[str] | None
@@ -97,8 +95,7 @@ class Parent(NamedTuple):
     #: Whether *number* is a position among the jobs that are submitted together (True), or an id.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
+class NewJob(NamedTuple):
     """What a submitter stores. Built by the producer, written by the store."""
 
     kind: Kind
@@ -216,8 +213,7 @@ class Outcome(NamedTuple):
     signal: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(NamedTuple):
     """One row, without its payload and result."""
 
     id: int
@@ -265,8 +261,7 @@ class Job:
         return self.state in TERMINAL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One try of a job, and how it ended."""
 
     number: int
@@ -283,8 +278,7 @@ class Attempt:
     worker_pid: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(NamedTuple):
     """How far a job says it is."""
 
     done: float

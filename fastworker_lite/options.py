@@ -11,7 +11,6 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -175,12 +174,12 @@ def parse_count(name: str, value: object) -> int:
 
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_RATE = re.compile(r"([1-9][0-9]{0,8})/(s|m|h|d)")
+_RATE = r"([1-9][0-9]{0,8})/(s|m|h|d)"
 
 
 def parse_rate(name: str, value: object) -> str:
     """A rate such as "10/s" or "100/h". Raises `ConfigError` for anything else."""
-    if not isinstance(value, str) or not _RATE.fullmatch(value):
+    if not isinstance(value, str) or not re.fullmatch(_RATE, value):
         raise ConfigError(
             f'{name} must be a number and a unit s, m, h or d, such as "10/s" or "100/h", got {value!r:.80}'
         )
@@ -264,8 +263,7 @@ OF_ONE_JOB = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobOptions:
+class JobOptions(NamedTuple):
     """How a job is run; None leaves it to the task's options, then to the configuration's, then to the default."""
 
     queue: str | None = None
@@ -352,7 +350,7 @@ class JobOptions:
         if other is NO_OPTIONS:
             return self
         missing = {name: getattr(other, name) for name in _PARSERS if getattr(self, name) is None}
-        return replace(self, **missing)
+        return self._replace(**missing)
 
     def due_at(self, now: float) -> float | None:
         """The Unix time before which the job may not start, or None for at once."""

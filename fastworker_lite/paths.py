@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import StorageError
 
 
-@dataclass(frozen=True, slots=True)
-class SidePaths:
+class SidePaths(NamedTuple):
     """The names of the files that belong to one database."""
 
     database: str

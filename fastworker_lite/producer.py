@@ -12,11 +12,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import serialization
+from . import payloads, serialization
 from .errors import (
     ConfigError,
     FastWorkerError,
@@ -175,9 +174,9 @@ def build_json_call(name: str, args: list[Any], kwargs: dict[str, Any], options:
 def build_command(command: Command, environment: bytes | None, options: JobOptions) -> NewJob:
     """A command, ready to be stored.
 
-    *environment* is what it will find, from `serialization.encode_environment`; None leaves that to the worker.
+    *environment* is what it will find, from `payloads.encode_environment`; None leaves that to the worker.
     """
-    payload = serialization.encode_command(command)
+    payload = payloads.encode_command(command)
     task = os.path.basename(command.argv[0]) if command.argv else "sh"
     task = task.encode(errors="replace").decode()[:200] or "command"
     job = NewJob(
@@ -199,7 +198,7 @@ def _with_path(options: JobOptions) -> JobOptions:
         return options
     from .streams import callback_path
 
-    return replace(options, callback=callback_path(options.callback))
+    return options._replace(callback=callback_path(options.callback))
 
 
 def _sized(job: NewJob, limit: int) -> NewJob:

@@ -14,7 +14,6 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
 from typing import Any
 
 from .errors import ConfigError, DatabaseBusy, QueueFull, StorageError
@@ -52,10 +51,10 @@ def row_of(job: NewJob) -> tuple[str, str, bytes | None, bytes]:
         )
     key = options.idempotency_key or secrets.token_hex(16)
     now = time.time()
-    options = replace(
-        options, idempotency_key=key, key=None, delay=None, eta=options.due_at(now), expires=options.expires_at(now)
+    options = options._replace(
+        idempotency_key=key, key=None, delay=None, eta=options.due_at(now), expires=options.expires_at(now)
     )
-    said = {name: value for name, value in asdict(options).items() if value is not None}
+    said = {name: value for name, value in options._asdict().items() if value is not None}
     text = json.dumps(
         {
             "kind": job.kind,
@@ -72,7 +71,7 @@ def row_of(job: NewJob) -> tuple[str, str, bytes | None, bytes]:
 
 def _job_of(text: str, target: bytes | None, payload: bytes) -> NewJob:
     read = json.loads(text)
-    known = {field.name for field in fields(JobOptions)}
+    known = set(JobOptions._fields)
     said: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in read.pop("options").items()

@@ -10,7 +10,6 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
@@ -71,13 +70,13 @@ def _queues(value: object) -> tuple[str, ...]:
     return names
 
 
-_MODULE = re.compile(r"[\w-]+(\.[\w-]+)*")
+_MODULE = r"[\w-]+(\.[\w-]+)*"
 
 
 def _tasks(value: object) -> tuple[str, ...]:
     modules = tuple(_list(value, "module names"))
     for module in modules:
-        if not isinstance(module, str) or not _MODULE.fullmatch(module) or module.endswith(".py"):
+        if not isinstance(module, str) or not re.fullmatch(_MODULE, module) or module.endswith(".py"):
             raise ConfigError(f'must be a list of modules such as "app.tasks", got {shown(module)}')
     return modules
 
@@ -266,7 +265,7 @@ RULES: dict[str, Callable[[object], Any]] = {
     "job": _job,
     "timeout": _seconds,
 }
-assert set(RULES) | {"path"} == {field.name for field in fields(Config)}
+assert set(RULES) | {"path"} == set(Config._fields)
 
 
 def parse_setting(where: str, key: str, value: object) -> Any:

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import __version__, declarations, hooks, leases, producer, retention
@@ -240,7 +240,7 @@ class Scheduler:
 
     def reload(self, config: Config, in_file: list[NewSchedule]) -> None:
         """Have what the leader sees to be as these settings say, with the schedules *in_file*."""
-        self._config = replace(self._config, **{name: getattr(config, name) for name in RELOADED})
+        self._config = self._config._replace(**{name: getattr(config, name) for name in RELOADED})
         self._in_file = in_file
         self._is_leading = False
         self._look_at = 0.0

@@ -23,8 +23,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import SerializationError
-from .job import Command
 from .options import NO_OPTIONS, JobOptions
+from .payloads import is_json
 
 if TYPE_CHECKING:
     from .tasks.registry import Task
@@ -186,15 +186,6 @@ def tell(value: object) -> str:
     return '{"result":null,"result_repr":' + json.dumps(shown) + "}"
 
 
-def is_json(data: bytes) -> bool:
-    return data[:1] == b"J"
-
-
-def read_json_result(data: bytes | None) -> Any:
-    """A result for those who must not unpickle: its value when it was stored as JSON, else None."""
-    return json.loads(data[1:]) if data and is_json(data) else None
-
-
 # ---- functions
 
 
@@ -285,27 +276,3 @@ def is_async(function: Callable[..., Any]) -> bool:
 def function_name(function: Callable[..., Any]) -> str:
     """What a function is called in lists."""
     return importable_name(function) or getattr(function, "__qualname__", None) or type(function).__name__
-
-
-# ---- commands
-
-
-def encode_command(command: Command) -> bytes:
-    """A command as JSON; bytes that are not UTF-8 come back as they were."""
-    fields = {"argv": command.argv, "shell": command.shell, "cwd": command.cwd}
-    if command.script is not None or command.stdin is not None or command.input is not None:
-        fields |= {"script": command.script, "stdin": command.stdin, "input": command.input}
-    return json.dumps(fields).encode()
-
-
-def decode_command(payload: bytes) -> Command:
-    return Command(**json.loads(payload))
-
-
-def encode_environment(variables: dict[str, str]) -> bytes:
-    return json.dumps(variables, sort_keys=True).encode()
-
-
-def decode_environment(data: bytes) -> dict[str, str]:
-    variables: dict[str, str] = json.loads(data)
-    return variables

@@ -6,14 +6,12 @@ Runs in: every process.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .options import NO_OPTIONS, JobOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Callbacks:
+class Callbacks(NamedTuple):
     """How long events wait for a listener that does not answer."""
 
     max_age: float = 604_800.0
@@ -47,8 +45,7 @@ class QueueSetting(NamedTuple):
     #: Of `workers`, `max_length` and `rate`, those that were given.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keep:
+class Keep(NamedTuple):
     """How long jobs that have ended are kept, with their results and logs."""
 
     succeeded: float = 604_800.0
@@ -62,8 +59,7 @@ class Keep:
     #: Ended jobs that are kept at most; the oldest of more go.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
+class Hooks(NamedTuple):
     """What is run when jobs end. Commands are argument lists; they get the job in their environment and as JSON on stdin."""
 
     on_success: tuple[str, ...] = ()
@@ -82,8 +78,7 @@ class Hooks:
         return bool(self.on_success or self.on_failure or self.on_recovered or self.ping or self.desktop)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(NamedTuple):
     """Every setting, with its default."""
 
     db: str | None = None

@@ -12,7 +12,6 @@ import select
 import socket
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable
 
 from .forking import close_in_forked_children
@@ -39,6 +38,8 @@ def find_socket_directory(paths: SidePaths) -> str:
 
 
 def _short_place() -> str:
+    import tempfile  # few paths are so long
+
     for place in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
         if place and os.path.isdir(place) and len(os.fsencode(place)) < 40:
             return place

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from multiprocessing.process import parent_process
 from typing import TypeVar
 
-from . import execution, leases, serialization
+from . import execution, leases, payloads
 from .batches import Batch, BatchWatcher, Estimates
 from .current import CurrentJob, Port, enter_job
 from .errors import DatabaseBusy, DatabaseGone, NotOurDatabase, StorageError
@@ -275,7 +275,7 @@ class Worker:
     # ---- commands
 
     def _run_command(self, job: Claimed) -> Outcome:
-        command = serialization.decode_command(job.payload)
+        command = payloads.decode_command(job.payload)
         stored = None if job.environment is None else self._connection.read(jobs.environment, job.environment)
         variables = execution.command_environment(job, stored, self._connection.paths.database)
         started = time.time()

@@ -1,6 +1,5 @@
 """Settings: found, read, checked, and refused with the place and the rule."""
 
-import dataclasses
 import os
 import re
 import subprocess
@@ -54,15 +53,15 @@ def test_the_example_file_shows_every_setting_once():
         r"^\[(\w+)\]", EXAMPLE.read_text(), re.MULTILINE
     )
 
-    assert sorted(shown) == sorted({field.name for field in dataclasses.fields(Config)} - {"path"})
+    assert sorted(shown) == sorted(set(Config._fields) - {"path"})
 
 
 def test_the_example_file_comments_out_what_toml_cannot_say():
     live = set(tomllib.loads(EXAMPLE.read_text()))
 
-    assert {field.name for field in dataclasses.fields(Config) if field.default is None} - {"path"} == {
-        field.name for field in dataclasses.fields(Config)
-    } - {"path"} - live
+    assert {name for name, default in Config._field_defaults.items() if default is None} - {"path"} == set(
+        Config._fields
+    ) - {"path"} - live
 
 
 def test_the_lines_commented_out_in_the_example_are_settings_that_work():
@@ -397,7 +396,7 @@ def test_a_relative_database_given_as_an_argument_belongs_to_the_current_folder(
 
 
 def test_a_config_cannot_be_changed():
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         Config().workers = 2
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from .. import execution, leases, serialization
+from .. import execution, leases, payloads
 from ..job import Claimed, Command, Outcome
 from ..leases import Lease, Note
 from ..options import Policy
@@ -38,7 +38,7 @@ class Attendant:
 
     def run(self, job: Claimed) -> Outcome:
         """Run the command of a claimed job."""
-        command = serialization.decode_command(job.payload)
+        command = payloads.decode_command(job.payload)
         stored = None if job.environment is None else self._connection.read(jobs.environment, job.environment)
         variables = execution.command_environment(job, stored, self._connection.paths.database)
         started = time.time()

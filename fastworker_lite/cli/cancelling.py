@@ -3,8 +3,6 @@
 Runs in: the command line.
 """
 
-from __future__ import annotations
-
 import signal
 from dataclasses import dataclass
 from typing import Annotated

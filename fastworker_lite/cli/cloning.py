@@ -5,7 +5,6 @@ Runs in: the command line.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -78,4 +77,4 @@ def clone(
 
 
 def _changed(original: NewJob, given: JobOptions) -> NewJob:
-    return replace(original, options=given.over(original.options))
+    return original._replace(options=given.over(original.options))

@@ -9,7 +9,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from datetime import timedelta
 from typing import Annotated, Any, NamedTuple
 
@@ -145,16 +144,14 @@ def _settings(session: Session) -> Iterator[Setting]:
 
 def _values(config: Config) -> Iterator[tuple[str, str | None, Any]]:
     """Each setting's name, the name within its table, and its value."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
-            inner = [(one.name, getattr(value, one.name)) for one in fields(value)]
-            given = [one for one in inner if field.name != "job" or one[1] is not None]
-            yield from ((field.name, name, one) for name, one in given)
-        elif field.name in ("cron", "listener", "queue"):
-            yield from ((field.name, one.name, _table(one)) for one in value)
-        elif field.name != "path":
-            yield field.name, None, value
+    for field, value in config._asdict().items():
+        if field in ("cron", "listener", "queue"):
+            yield from ((field, one.name, _table(one)) for one in value)
+        elif hasattr(value, "_asdict"):
+            given = {name: one for name, one in value._asdict().items() if field != "job" or one is not None}
+            yield from ((field, name, one) for name, one in given.items())
+        elif field != "path":
+            yield field, None, value
 
 
 def _table(one: CronSetting | ListenerSetting | QueueSetting) -> dict[str, Any]:

@@ -68,13 +68,13 @@ def _as_json(config: Config, problem: Problem) -> dict[str, object]:
 
 def _unfit(new: NewSchedule) -> Iterator[Problem]:
     """What is written as it must be, and could not be run here and now."""
-    from .. import serialization
+    from .. import payloads
     from ..declarations import Problem
 
     if new.job.kind is not Kind.COMMAND:
         return
-    command = serialization.decode_command(new.job.payload)
-    environment = serialization.decode_environment(new.job.environment or b"")
+    command = payloads.decode_command(new.job.payload)
+    environment = payloads.decode_environment(new.job.environment or b"")
     if not os.path.isdir(command.cwd):
         yield Problem(new.name, "cwd", f"there is no folder {command.cwd}")
     elif command.argv is not None and find_program(command.argv[0], command.cwd, environment["PATH"]) is None:

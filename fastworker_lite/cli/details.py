@@ -3,8 +3,6 @@
 Runs in: the command line.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import sys
 import time

@@ -3,8 +3,6 @@
 Runs in: the command line.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

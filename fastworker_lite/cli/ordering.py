@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from .. import producer, serialization
+from .. import payloads, producer
 from ..errors import ConfigError
 from ..job import Command, Kind, NewJob
 from ..options import JobOptions
@@ -72,7 +72,7 @@ def build(order: Order) -> list[NewJob]:
 
 def _with_texts(order: Order) -> Order:
     """With what is the same for all its jobs, read and encoded once."""
-    given: dict[str, Any] = {"_stored_environment": serialization.encode_environment(order.environment)}
+    given: dict[str, Any] = {"_stored_environment": payloads.encode_environment(order.environment)}
     if order.script is not None:
         given["_script"] = _read_text("--script", order.script)
     if order.stdin == "-":
@@ -108,7 +108,7 @@ def _command(order: Order, command: Command) -> NewJob:
     if order.is_checked and not _is_folder(order.cwd):
         raise usage(f"--cwd: there is no folder {order.cwd}")
     if order.stdin is not None:
-        command = replace(command, stdin=None if order.stdin == "-" else order.stdin, input=order._input)
+        command = command._replace(stdin=None if order.stdin == "-" else order.stdin, input=order._input)
     return producer.build_command(command, order._stored_environment, order.options)
 
 
@@ -140,15 +140,15 @@ def changed_command(job: NewJob, words: Sequence[str], cwd: str | None) -> NewJo
         return job
     if job.kind is not Kind.COMMAND:
         raise usage("the job is a task's call; it has neither command nor folder")
-    command = serialization.decode_command(job.payload)
+    command = payloads.decode_command(job.payload)
     if cwd is not None:
-        command = replace(command, cwd=os.path.abspath(cwd))
+        command = command._replace(cwd=os.path.abspath(cwd))
         if not _is_folder(command.cwd):
             raise usage(f"--cwd: there is no folder {cwd}")
     if words:
-        command = replace(command, argv=list(words), shell=None, script=None)
+        command = command._replace(argv=list(words), shell=None, script=None)
     built = producer.build_command(command, job.environment, job.options)
-    return replace(job, task=built.task, payload=built.payload, checksum=built.checksum)
+    return job._replace(task=built.task, payload=built.payload, checksum=built.checksum)
 
 
 def check_task(job: NewJob) -> bool:
@@ -265,11 +265,11 @@ def _job_from(order: Order, fields: dict[str, Any]) -> NewJob:
         shell=fields.get("shell"),
         task=fields.get("task"),
         cwd=os.path.join(order.cwd, fields.get("cwd", "")).rstrip("/") or "/",
-        options=replace(order.options, **changed),
+        options=order.options._replace(**changed),
     )
     if "env" in fields:
         environment = order.environment | fields["env"]
-        own = replace(own, environment=environment, _stored_environment=serialization.encode_environment(environment))
+        own = replace(own, environment=environment, _stored_environment=payloads.encode_environment(environment))
     if own.task is None:
         return build_one(own)
     _call(replace(own, kwargs={}))  # checks the name

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import serialization
+from .. import payloads
 from ..job import Attempt, Command, Job, Kind, Parent, Progress, State
 from ..limits import read_limits
 from ..store import dependencies, queries, situation, ticks
@@ -82,20 +82,20 @@ def _of_this_attempt(job: Job, progress: Progress | None) -> Progress | None:
 
 def _read_results(connection: Connection, ids: list[int]) -> dict[int, Any]:
     ended = connection.read(queries.ended, ids)
-    return {one.job.id: serialization.read_json_result(one.result) for one in ended if one.job.kind is Kind.CALL}
+    return {one.job.id: payloads.read_json_result(one.result) for one in ended if one.job.kind is Kind.CALL}
 
 
 def _command(job: Job, payload: bytes) -> Command | None:
     if job.kind is not Kind.COMMAND:
         return None
     try:
-        return serialization.decode_command(payload)
+        return payloads.decode_command(payload)
     except (ValueError, KeyError, TypeError):  # a flipped bit must not take the whole list along
         return Command(argv=["?"], shell=None, cwd="?")
 
 
 def _call(job: Job, payload: bytes) -> str:
-    if job.kind is not Kind.CALL or not serialization.is_json(payload):
+    if job.kind is not Kind.CALL or not payloads.is_json(payload):
         return job.task
     try:
         fields = json.loads(payload[1:])

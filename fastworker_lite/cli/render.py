@@ -15,13 +15,16 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 #: What could steer a terminal or reorder a line: C0, DEL, C1, line separators, bidirectional controls, lone surrogates.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_UNSAFE = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 _SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 
 def clean(text: object) -> str:
     """*text* on one line, with everything escaped that a terminal would obey."""
-    return _UNSAFE.sub(lambda found: _SHORT.get(found[0]) or _escaped(ord(found[0])), str(text))
+    line = str(text)
+    if line.isprintable():  # nothing unsafe is
+        return line
+    return re.sub(_UNSAFE, lambda found: _SHORT.get(found[0]) or _escaped(ord(found[0])), line)
 
 
 def _escaped(number: int) -> str:

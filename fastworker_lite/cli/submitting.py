@@ -3,8 +3,6 @@
 Runs in: the command line.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time
@@ -14,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .. import producer, serialization
+from .. import payloads, producer
 from ..errors import JobNotFound
 from ..job import Kind, NewJob
 from ..options import JobOptions
@@ -283,7 +281,7 @@ def _submit(session: Session, jobs: list[NewJob], way: Way) -> int:
 
 def _put_dry(session: Session, jobs: list[NewJob]) -> int:
     for job in jobs:
-        text = serialization.decode_command(job.payload).text if job.kind == Kind.COMMAND else job.task
+        text = payloads.decode_command(job.payload).text if job.kind == Kind.COMMAND else job.task
         queue = job.options.queue or DEFAULT_QUEUE
         if session.is_json:
             session.put_json("fwl.submitted/1", id=None, queue=queue, kind=str(job.kind), command=text, created=False)

@@ -3,8 +3,6 @@
 Runs in: the command line.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator

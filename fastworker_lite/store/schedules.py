@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -190,7 +190,7 @@ def _job(row: Sequence[Any]) -> NewJob:
 
 
 def _write_options(options: JobOptions) -> str:
-    given = {field.name: value for field in fields(options) if (value := getattr(options, field.name)) is not None}
+    given = {name: value for name, value in options._asdict().items() if value is not None}
     given.pop("key", None)  # what came of it stands in the limits
     if isinstance(options.expires, timedelta):
         given["expires"] = {"seconds": options.expires.total_seconds()}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from ..errors import JobExists
@@ -59,7 +58,7 @@ def _with_parents(sql: sqlite3.Connection, job: NewJob, ids: Sequence[int]) -> N
     if job.options.unique is not None:
         parents += [Parent(number, "any") for number in _on_their_way_out(sql, job)]
     once = {parent.number: parent for parent in parents}
-    return replace(job, parents=tuple(once.values()), inputs=tuple(_outside(parent, ids) for parent in job.inputs))
+    return job._replace(parents=tuple(once.values()), inputs=tuple(_outside(parent, ids) for parent in job.inputs))
 
 
 def _outside(parent: Parent, ids: Sequence[int]) -> Parent:
