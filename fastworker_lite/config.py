@@ -71,22 +71,38 @@ def with_overrides(config: Config, **given: object) -> Config:
     return config._replace(**changes)
 
 
-def database_path(flag: str | None, config: Config, *, makes_folder: bool = True) -> str:
+def database_path(flag: str | None, config: Config) -> str:
     """The absolute path of the database: *flag*, else $FWL_DB, else the configuration's, else one for this user.
 
-    A folder that has to exist for a default is created, for this user alone, if *makes_folder*. Raises `ConfigError`.
+    A folder that has to exist for a default is created, for this user alone. Raises `ConfigError`.
     """
+    path = _named_database(flag, config)
+    if path is None:
+        path = _default_database(config)
+        make_private_folders(os.path.dirname(path))
+    return path
+
+
+def expected_database(flag: str | None, config: Config) -> str:
+    """As `database_path`, and creates nothing."""
+    return _named_database(flag, config) or _default_database(config)
+
+
+def _named_database(flag: str | None, config: Config) -> str | None:
     if flag is not None:
         return _absolute(_path("--db", flag), os.curdir)
     if os.environ.get("FWL_DB"):
         return _absolute(_path("FWL_DB", os.environ["FWL_DB"]), os.curdir)
-    beside = os.path.dirname(os.path.abspath(config.path)) if config.path is not None else os.curdir
-    if config.db is not None:
-        return _absolute(config.db, beside)
-    folder = os.path.join(beside, ".fastworker") if config.path is not None else _state_folder()
-    if makes_folder:
-        _make_private_folders(folder)
+    return None if config.db is None else _absolute(config.db, _beside(config))
+
+
+def _default_database(config: Config) -> str:
+    folder = state_folder() if config.path is None else os.path.join(_beside(config), ".fastworker")
     return os.path.join(folder, "fwl.db")
+
+
+def _beside(config: Config) -> str:
+    return os.curdir if config.path is None else os.path.dirname(os.path.abspath(config.path))
 
 
 # ---- files
@@ -242,14 +258,16 @@ def _absolute(path: str, folder: str) -> str:
     return os.path.abspath(os.path.join(folder, os.path.expanduser(path)))
 
 
-def _state_folder() -> str:
+def state_folder() -> str:
+    """Where what belongs to no project is kept for this user."""
     state = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):  # the specification has relative ones ignored
         state = os.path.join(os.path.expanduser("~"), ".local", "state")
     return os.path.join(state, "fastworker")
 
 
-def _make_private_folders(folder: str) -> None:
+def make_private_folders(folder: str) -> None:
+    """Create *folder* and what is missing above it, for this user alone. Raises `ConfigError`."""
     missing = []
     while not os.path.isdir(folder):
         missing.append(folder)

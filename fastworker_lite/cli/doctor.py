@@ -72,7 +72,7 @@ def _find_files(session: Session) -> SidePaths | None:
         if session.database_flag is None and not os.environ.get("FWL_DB"):
             return None
         config = Config()
-    return SidePaths.of(configuration.database_path(session.database_flag, config, makes_folder=False))
+    return SidePaths.of(configuration.expected_database(session.database_flag, config))
 
 
 def _safely(name: str, check: Callable[..., Iterable[Finding]], *args: object) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ import typer
 
 from . import problems, render
 from .app import app
+from .parsing import new_session
 from .problems import Problem
 from .session import Session
 
@@ -27,8 +28,9 @@ def run(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    session = Session(is_json=os.environ.get("FWL_JSON", "") not in ("", "0"))
+    session = Session()
     try:
+        session = new_session(argv)
         code = app().main(argv, prog_name="fwl", standalone_mode=False, obj=session)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
@@ -36,20 +38,23 @@ def _run(argv: list[str]) -> int:
     except BrokenPipeError:
         return _on_broken_pipe()
     except _USAGE_ERROR as error:
-        if not session.is_json:
-            session.is_json = "--json" in argv[: argv.index("--") if "--" in argv else None]
-        return _report(session, problems.describe(_usage(error), is_pass_through=session.is_pass_through))
+        from .meaning import describe
+
+        return _report(session, problems.describe(describe(error), is_pass_through=session.is_pass_through))
     except Exception as error:
-        if problems.wants_traceback():
-            raise
-        return _report(session, problems.describe(error, is_pass_through=session.is_pass_through))
+        problem = problems.describe(error, is_pass_through=session.is_pass_through)
+        return _report(session, _with_details(session, error, problem))
 
 
-def _usage(error: Any) -> problems.CommandError:
-    message = str(error.format_message()).rstrip(".")
-    context = getattr(error, "ctx", None)
-    hint = f"See: {context.command_path} -h" if context is not None else None
-    return problems.usage(message[:1].lower() + message[1:], hint)
+def _with_details(session: Session, error: Exception, problem: Problem) -> Problem:
+    """The problem, with where the details are of one that is a fault of ours."""
+    from . import crashes
+
+    if session.is_debugged:
+        render.say("\n".join(render.clean(line) for line in crashes.traced(error).splitlines()))
+    elif problem.code == problems.UNEXPECTED and (path := crashes.keep(error)) is not None:
+        return problem._replace(hint=f"details: {path}")
+    return problem
 
 
 def _report(session: Session, problem: Problem) -> int:

@@ -5,17 +5,18 @@ Runs in: the command line.
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from . import filters
+from . import filters, render
 from .commands import COMMANDS, Entry, names_in
-from .problems import usage
 from .session import Session
 
 #: The flags with which a command's exit code becomes the job's, and their parameters.
@@ -25,34 +26,27 @@ _PASS_THROUGH = {
     "logs": {"--exit-code": "exit_code_wanted"},
     "cron run": {"--wait": "wait"},
 }
-
-#: What people type who come from other job runners.
-_MEANT = {
-    "add": "fwl submit",
-    "enqueue": "fwl submit",
-    "exec": "fwl run",
-    "kill": "fwl cancel",
-    "restart": "fwl retry",
-    "rerun": "fwl retry",
-    "monitor": "fwl top",
-    "tail": "fwl logs -f",
-    "follow": "fwl logs -f",
-    "output": "fwl logs",
-    "explain": "fwl why",
-    "list": "fwl status",
-    "ps": "fwl status",
-    "jobs": "fwl status",
-    "info": "fwl show",
-    "start": "fwl worker",
-    "serve": "fwl worker",
-    "schedule": "fwl cron",
-    "schedules": "fwl cron list",
-    "crontab": "fwl cron list",
-}
+_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
-#: How a paragraph of examples begins.
-_EXAMPLES = ("fwl ", "*/5 ", "printf ", "crontab ")
+# ---- options that every command takes
+
+
+def new_session(argv: Sequence[str]) -> Session:
+    """What the environment says of this call. An error may come before the parser has seen --json."""
+    own = list(before_dashes(argv))
+    render.choose_colour(os.environ.get("FWL_COLOR") or "auto", "FWL_COLOR")
+    return Session(
+        is_json=_is_set("FWL_JSON") or "--json" in own,
+        is_quiet=_is_set("FWL_QUIET"),
+        is_verbose=_is_set("FWL_VERBOSE"),
+        is_debugged=_is_set("FWL_DEBUG") or "--debug" in own,
+        is_unattended=_is_set("FWL_NO_INPUT"),
+    )
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "") not in ("", "0")
 
 
 def _set(name: str) -> Callable[[typer.Context, Any, Any], None]:
@@ -63,25 +57,45 @@ def _set(name: str) -> Callable[[typer.Context, Any, Any], None]:
     return store
 
 
+def _set_colour(_: typer.Context, __: Any, value: str | None) -> None:
+    if value is not None:
+        render.choose_colour(value, "--color")
+
+
 def _global_options() -> list[Any]:
     return [
-        TyperOption(
-            param_decls=["--db"], metavar="FILE", expose_value=False, callback=_set("database_flag"),
-            help="The database.  [env: FWL_DB]",
+        _option("--db", metavar="FILE", callback=_set("database_flag"), help="The database.  [env: FWL_DB]"),
+        _option(
+            "--config", metavar="FILE", callback=_set("config_flag"),
+            help="The settings, instead of the nearest fastworker.toml.  [env: FWL_CONFIG]",
         ),
-        TyperOption(
-            param_decls=["--config"], metavar="FILE", expose_value=False, callback=_set("config_flag"), envvar="FWL_CONFIG",
-            help="The configuration, instead of the nearest fastworker.toml.  [env: FWL_CONFIG]",
+        _flag("--json", "is_json", "JSON on stdout.  [env: FWL_JSON]"),
+        _flag("--quiet", "is_quiet", "Only what was asked for; lists print ids.  [env: FWL_QUIET]", "-q"),
+        _flag("--verbose", "is_verbose", "Say which database and settings are used.  [env: FWL_VERBOSE]", "-v"),
+        _option(
+            "--color", metavar="auto|always|never", callback=_set_colour,
+            help="Whether states are in colour.  [env: FWL_COLOR, NO_COLOR, FORCE_COLOR]",
         ),
-        TyperOption(
-            param_decls=["--json"], is_flag=True, default=False, expose_value=False, callback=_set("is_json"),
-            help="JSON on stdout.",
-        ),
-        TyperOption(
-            param_decls=["-q", "--quiet"], is_flag=True, default=False, expose_value=False, callback=_set("is_quiet"),
-            help="Only what was asked for; lists print ids.",
-        ),
+        _flag("--no-input", "is_unattended", "Ask nothing: fail instead.  [env: FWL_NO_INPUT]"),
+        _flag("--debug", "is_debugged", "With an error, show where it arose.  [env: FWL_DEBUG]"),
     ]  # fmt: skip
+
+
+def _option(name: str, **said: Any) -> Any:
+    return TyperOption(param_decls=[name], expose_value=False, **said)
+
+
+def _flag(name: str, attribute: str, text: str, *short: str) -> Any:
+    return TyperOption(
+        param_decls=[*short, name], is_flag=True, default=False, expose_value=False, callback=_set(attribute), help=text
+    )
+
+
+#: What `_global_options` makes, as help lists them below a command's own.
+GLOBAL = ("--db", "--config", "--json", "--quiet", "--verbose", "--color", "--no-input", "--debug", "--help")
+
+
+# ---- commands and groups
 
 
 class Command(TyperCommand):
@@ -92,29 +106,29 @@ class Command(TyperCommand):
         if any(parameter.name == "ids" for parameter in self.params):
             self.params += filters.options({flag for parameter in self.params for flag in parameter.opts})
         self.params += _global_options()
-        self.help = _keep_examples(self.help or "")
 
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
         """Parse, and note what an error would have to look like."""
         session = context.find_object(Session)
-        name = context.command_path.partition(" ")[2]
+        name = path_of(context)
         flags = _PASS_THROUGH.get(name, {})
-        own = list(_before_dashes(args))
-        session.is_json = session.is_json or "--json" in own
-        session.is_pass_through = name == "run" or not flags.keys().isdisjoint(own)
-        rest = super().parse_args(context, _expand_args(args) if name == "submit" else args)
+        session.is_pass_through = name == "run" or not flags.keys().isdisjoint(before_dashes(args))
+        with _in_context(context):
+            rest = super().parse_args(context, _expand_args(args) if name == "submit" else args)
         session.is_pass_through = name == "run" or any(map(context.params.get, flags.values()))
         return rest
+
+    def collect_usage_pieces(self, context: Any) -> list[str]:
+        return [one.removeprefix("{").removesuffix("}") for one in super().collect_usage_pieces(context)]
 
     def invoke(self, context: Any) -> Any:
         gc.enable()  # see `main`
         return super().invoke(context)
 
+    def format_help(self, context: Any, formatter: Any) -> None:
+        from .helping import format_command
 
-def _keep_examples(text: str) -> str:
-    """Have the lines of examples stay lines: the parser would fill a paragraph, unless \\b says that it is not one."""
-    paragraphs = text.split("\n\n")
-    return "\n\n".join(f"\b\n{one}" if one.lstrip().startswith(_EXAMPLES) else one for one in paragraphs)
+        format_command(self, context, formatter)
 
 
 class Group(TyperGroup):
@@ -123,33 +137,47 @@ class Group(TyperGroup):
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self.params += _global_options()
-        self.help = _keep_examples(self.help or "")
+
+    def parse_args(self, context: Any, args: list[str]) -> list[str]:
+        with _in_context(context):
+            return super().parse_args(context, args)
 
     def list_commands(self, context: Any) -> list[str]:
-        return names_in(self._path)
+        return names_in(path_of(context))
 
     def get_command(self, context: Any, name: str) -> Any:
-        if name not in self.commands and name in names_in(self._path):
-            self.commands[name] = load(f"{self._path} {name}".strip())
+        if name not in self.commands and name in names_in(path_of(context)):
+            self.commands[name] = load(f"{path_of(context)} {name}".strip())
         return self.commands.get(name)
 
-    @property
-    def _path(self) -> str:
-        return "" if self.name == "fwl" else self.name or ""
-
     def resolve_command(self, context: Any, args: list[str]) -> Any:
-        name = args[0]
-        if self.get_command(context, name) is None and not name.startswith("-"):
-            raise usage(f'no command "{name}".{self._suggestion(name)}')
+        if not args[0].startswith("-") and self.get_command(context, args[0]) is None:
+            from .meaning import no_such_command
+
+            raise no_such_command(path_of(context), args)
         return super().resolve_command(context, args)
 
-    def _suggestion(self, name: str) -> str:
-        from difflib import get_close_matches
+    def format_help(self, context: Any, formatter: Any) -> None:
+        from .helping import format_group
 
-        visible = [known for known in names_in(self._path) if not COMMANDS[f"{self._path} {known}".strip()].is_hidden]
-        close = get_close_matches(name, visible, n=1)
-        meant = f"fwl {close[0]}" if close else _MEANT.get(name)
-        return f" Did you mean: {meant}?" if meant else f" Commands: {' '.join(visible)}"
+        format_group(self, context, formatter)
+
+
+@contextlib.contextmanager
+def _in_context(context: Any) -> Iterator[None]:
+    """Have an error know the command that it is about, which the parser forgets for some."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "ctx", context) is None:
+            error.ctx = context  # type: ignore[attr-defined]
+        raise
+
+
+def path_of(context: Any) -> str:
+    """The words after `fwl` that name this command: `cron next`."""
+    path: str = context.command_path
+    return path.partition(" ")[2]
 
 
 def load(path: str) -> Any:
@@ -176,10 +204,11 @@ def _command(callback: Callable[..., Any], name: str, entry: Entry) -> Any:
     return typer.main.get_command(one)
 
 
-_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+# ---- words
 
 
-def _before_dashes(args: list[str]) -> Iterator[str]:
+def before_dashes(args: Sequence[str]) -> Iterator[str]:
+    """The words up to `--`: those after it are another program's."""
     for word in args:
         if word == "--":
             return

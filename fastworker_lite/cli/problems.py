@@ -6,7 +6,6 @@ Runs in: the command line.
 from __future__ import annotations
 
 import errno
-import os
 from typing import NamedTuple
 
 from .. import errors
@@ -15,6 +14,8 @@ OK, FAILED, USAGE, NOT_FOUND, REFUSED = 0, 1, 2, 3, 4
 DATA, UNAVAILABLE, BUG, IO, BUSY, CONFIG = 65, 69, 70, 74, 75, 78
 TIMED_OUT, OWN_TROUBLE, INTERRUPTED = 124, 125, 130
 
+UNEXPECTED = "unexpected"
+
 _NAMES = {
     FAILED: "failed",
     USAGE: "usage",
@@ -22,7 +23,7 @@ _NAMES = {
     REFUSED: "refused",
     DATA: "not_our_database",
     UNAVAILABLE: "unavailable",
-    BUG: "unexpected",
+    BUG: UNEXPECTED,
     IO: "storage",
     BUSY: "busy",
     CONFIG: "config",
@@ -98,7 +99,3 @@ def describe(error: BaseException, *, is_pass_through: bool) -> Problem:
 
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
-
-
-def wants_traceback() -> bool:
-    return os.environ.get("FWL_DEBUG", "") not in ("", "0")

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from .problems import usage
+
 #: What could steer a terminal or reorder a line: C0, DEL, C1, line separators, bidirectional controls, lone surrogates.
 _UNSAFE = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 _SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -43,6 +45,36 @@ def prepare_streams() -> None:
 
 def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
+
+
+def choose_colour(choice: str, origin: str) -> None:
+    """What --color or its variable says: `auto`, `always` or `never`. Raises `CommandError`."""
+    global _choice
+    if choice not in ("auto", "always", "never"):
+        raise usage(f'{origin}: "{clean(choice)}" is none of auto, always and never')
+    _choice = choice
+
+
+_choice = "auto"
+
+
+def is_coloured(stream: TextIO | None) -> bool:
+    """Whether this stream gets colours: as was chosen, else as the environment has it, else when it is a terminal."""
+    if _choice != "auto":
+        return _choice == "always"
+    if os.environ.get("NO_COLOR") or os.environ.get("FWL_NO_COLOR"):
+        return False
+    if any(os.environ.get(name, "") not in ("", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE")):
+        return True
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+_COLOURS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "bold": 1, "dim": 2}
+
+
+def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
+    """*text* in this colour, where the stream (stdout unless another is named) gets colours."""
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if is_coloured(stream or sys.stdout) else text
 
 
 def say(text: str, end: str = "\n") -> None:

@@ -85,7 +85,7 @@ def confirm(session: Session, count: int, what: str, *, is_sure: bool) -> None:
     """Have a person agree to what would be done to jobs that were not named one by one. Raises when they do not."""
     if is_sure:
         return
-    if session.takes_no_input or not render.is_terminal(sys.stdin):
+    if not session.can_ask:
         raise usage(f"that would {what} {count} jobs; add --yes if it is what you want")
     render.say(f"{what} {count} jobs? [y/N] ", end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):

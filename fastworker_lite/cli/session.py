@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,10 +39,13 @@ class Session:
     config_flag: str | None = None
     is_json: bool = False
     is_quiet: bool = False
+    is_verbose: bool = False
+    is_debugged: bool = False
+    #: Whether an error is to be shown with where it arose.
+    is_unattended: bool = False
+    #: Whether nobody is to be asked anything, see `can_ask`.
     is_pass_through: bool = False
     #: Whether the exit code is the job's own, so that our troubles must be 125.
-    takes_no_input: bool = False
-    #: Whether nothing may be asked, on a terminal either.
     filters: dict[str, Any] = field(default_factory=dict)
     #: The conditions for jobs that were given; selecting.py reads them.
 
@@ -69,7 +73,7 @@ class Session:
     def find_database(self) -> str:
         """As `database`, for commands that only look: no folder is made for it."""
         try:
-            return configuration.database_path(self.database_flag, self.config, makes_folder=False)
+            return configuration.expected_database(self.database_flag, self.config)
         except ConfigError as error:
             raise CommandError(str(error), CONFIG) from error
 
@@ -89,11 +93,18 @@ class Session:
     @contextlib.contextmanager
     def open(self) -> Iterator[Connection]:
         """A connection to the file, created when there is none. Ctrl-C waits until a write is over."""
+        if self.is_verbose:
+            render.say(f"database {render.clean(self.database)}, settings {render.clean(self.config.path or 'none')}")
         connection = Connection(self.database, durability=self.config.durability, blocks_signals=True)
         try:
             yield connection
         finally:
             connection.close()
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person is there to answer a question."""
+        return not self.is_unattended and render.is_terminal(sys.stdin) and render.is_terminal(sys.stderr)
 
     def chat(self, text: str) -> None:
         """A line for a person who is looking and wants to know."""
