@@ -93,6 +93,7 @@ COMMANDS = {
     "events": Entry("telling:events", "What happened to jobs, from the file", SET_UP),
     "notify": Entry("notifying:group", "Try how ends are told", SET_UP),
     "notify test": Entry("notifying:test", "Tell of a job that never was"),
+    "completion": Entry("completion:completion", "Print a script that completes words in a shell", SET_UP),
     "man": Entry("manual:man", "Show the manual", SET_UP),
     "help": Entry("helping:help_", "Explain a command or a topic", SET_UP),
     "version": Entry("details:version", "Print the version", SET_UP),
