@@ -26,9 +26,16 @@ _PAGE = 500
 
 
 def follow_events(
-    connection: Connection, *, since: int | None = None, name: str | None = None, is_followed: bool = True
+    connection: Connection,
+    *,
+    since: int | None = None,
+    name: str | None = None,
+    is_followed: bool = True,
+    until: int | None = None,
 ) -> Generator[dict[str, Any] | None, None, None]:
     """Every event after the offset *since* (None: from now on), oldest first; without *is_followed* until there is no more.
+
+    With *until* that holds from when this descriptor is readable.
 
     From 0 on, and without a *name*, the last changes of the newest jobs come first that nobody followed, at offset 0: what
     their rows still tell. A follower with a *name* stays registered when this ends, so that nothing is missed until it comes back. None comes at
@@ -55,7 +62,8 @@ def follow_events(
             if not is_followed:
                 return
             yield None
-            wait_readable([watch.fileno()], LOOK_AGAIN)
+            ready = wait_readable([watch.fileno(), *([] if until is None else [until])], LOOK_AGAIN)
+            is_followed = until is None or until not in ready
             watch.clear()
     finally:
         watch.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import signal
 import stat
@@ -391,6 +392,37 @@ def test_hup_of_a_terminal_that_is_closed_ends_the_worker(place: Place) -> None:
         shown += os.read(ours, 4096)
     os.close(ours)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_worker_goes_on_when_nobody_reads_what_it_says(place: Place) -> None:
+    with place.start("worker", "--workers", "1") as process:
+        next_line(process.stderr)
+        assert process.stderr is not None
+        process.stderr.close()
+        process.send_signal(signal.SIGHUP)  # it would say that it has read its configuration
+        assert place.fwl("submit", "--wait", "--", "true").returncode == 0
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+def test_a_person_who_looks_is_told_of_jobs_a_line_each(place: Place) -> None:
+    place.fwl("submit", "--name", "night\x1bly", "--", "true")
+    place.fwl("submit", "--retries", "1", "-c", "exit 3")
+    words = ["worker", "--workers", "1", "--idle-exit", "500ms"]
+    told = [line.split(" ", 1) for line in place.at_terminal(*words).shown().splitlines()[1:-1]]
+    assert [re.sub(r"[0-9.]+s$", "0s", line) for _, line in told] == [
+        "1 night\\x1bly started",
+        "1 night\\x1bly succeeded 0s",
+        "2 sh started",
+        "2 sh retrying: exit 3",
+        "2 sh started",
+        "2 sh failed: exit 3 0s",
+    ]
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d", clock) for clock, _ in told)
+    place.fwl("submit", "--", "true")
+    assert place.at_terminal(*words, "--quiet").shown() == ""
+    place.fwl("submit", "--", "true")
+    assert "started" not in place.fwl(*words).stderr  # a pipe: nobody looks
 
 
 def test_a_log_file_takes_everything_and_another_one_after_it_was_moved(place: Place) -> None:

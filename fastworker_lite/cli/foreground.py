@@ -6,11 +6,9 @@ Runs in: the command line.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
-import termios
 import threading
 from collections.abc import Callable
 
@@ -20,6 +18,7 @@ from ..runner import Runner
 from ..settings import Config
 from ..store import runners
 from . import render
+from .narrating import Narrator
 from .problems import IO, CommandError
 from .readiness import ServiceManager
 from .session import Session, live_runners
@@ -51,6 +50,7 @@ class Foreground:
             self._session.database, self._config, has_cron=has_cron, idle_exit=idle_exit, role="worker"
         )
         others = self._others()
+        narrator = self._narrator()
         self._runner.start()
         if starting_lock is not None:
             with contextlib.suppress(OSError):
@@ -58,13 +58,24 @@ class Foreground:
         self._manager.tell(f"READY=1\nMAINPID={os.getpid()}")
         self._put_banner(others)
         self._wait_for_the_end()
+        if narrator is not None:
+            narrator.stop()
         if self._runner.error is not None:
             raise self._runner.error
         is_idle = idle_exit is not None and not self._is_stopping
-        self._session.say(f"stopped: nothing to do for {render.duration(idle_exit)}" if is_idle else "stopped")
+        self._say(f"stopped: nothing to do for {render.duration(idle_exit)}" if is_idle else "stopped")
         return 0
 
     # ---- what it says
+
+    def _say(self, text: str, *, is_trouble: bool = False) -> None:
+        """Say it as long as there is somebody: a worker does not end because nobody reads what it says."""
+        try:
+            if is_trouble or not self._session.is_quiet:
+                render.say(text)
+        except OSError:
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), 2)
 
     def _open_log(self) -> None:
         """Write to the log from here on; to a new file, if it was moved away."""
@@ -77,6 +88,11 @@ class Foreground:
         for stream in (1, 2):
             os.dup2(log, stream)
         os.close(log)
+
+    def _narrator(self) -> Narrator | None:
+        """Who tells of jobs to somebody that looks: to be told of them all makes a worker slower."""
+        is_seen = self._log_file is not None or render.is_terminal(sys.stderr)
+        return Narrator(self._session.database, self._say) if is_seen and not self._session.is_quiet else None
 
     def _others(self) -> list[int]:
         """Processes that serve the file already."""
@@ -92,9 +108,9 @@ class Foreground:
         if self._config.cron:
             words.append(_count(len(self._config.cron), "schedule"))
         dot = " · " if (getattr(sys.stderr, "encoding", "") or "").lower().replace("-", "") == "utf8" else " - "
-        self._session.say(render.clean(dot.join([*words, f"pid {os.getpid()}"])))
+        self._say(render.clean(dot.join([*words, f"pid {os.getpid()}"])))
         if others:
-            self._session.say(f"joins {_count(len(others), 'worker')} of this file: pid {', '.join(map(str, others))}")
+            self._say(f"joins {_count(len(others), 'worker')} of this file: pid {', '.join(map(str, others))}")
 
     # ---- what happens to it
 
@@ -113,15 +129,8 @@ class Foreground:
                 self._stop()
 
     def _has_lost_its_terminal(self) -> bool:
-        """A terminal that is closed sends HUP, too, and means the end. From then on nothing can be said there."""
-        if not self._has_terminal or os.isatty(0):
-            return False
-        self._has_terminal = False
-        with open(os.devnull, "r+b", buffering=0) as nothing:
-            for stream in (0, 1, 2):
-                if _is_lost(stream):
-                    os.dup2(nothing.fileno(), stream)
-        return True
+        """A terminal that is closed sends HUP, too, and means the end."""
+        return self._has_terminal and not os.isatty(0)
 
     def _reload(self) -> None:
         try:
@@ -129,13 +138,13 @@ class Foreground:
             self._config = self._configure()
             self._runner.reload(self._config)
         except (CommandError, FastWorkerError) as error:
-            render.say(f"error: {render.clean(error)}; the settings stay as they were")
+            self._say(f"error: {render.clean(error)}; the settings stay as they were", is_trouble=True)
         else:
-            self._session.say("the configuration was read again")
+            self._say("the configuration was read again")
 
     def _stop(self) -> None:
         self._manager.tell("STOPPING=1")
-        self._session.say("stopping at once" if self._is_stopping else self._describe_stop())
+        self._say("stopping at once" if self._is_stopping else self._describe_stop())
         self._is_stopping = True
         self._runner.stop()
 
@@ -151,12 +160,3 @@ class Foreground:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _is_lost(stream: int) -> bool:
-    """Whether it leads to a terminal that is not there any more."""
-    try:
-        termios.tcgetattr(stream)
-        return False
-    except termios.error as error:
-        return bool(error.args[0] == errno.EIO)
