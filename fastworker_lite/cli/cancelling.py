@@ -23,7 +23,7 @@ from .problems import no_such_job, usage
 from .records import sentence, signal_name, state_label
 from .session import Session, require_words, select_some
 from .values import parse_duration, parse_signal
-from .waiting import watch
+from .watching import watch
 
 #: Seconds after which is looked whether the jobs we wait for still have somebody who would end them.
 LOOK_FOR_RUNNER = 1.0
