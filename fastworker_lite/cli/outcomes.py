@@ -178,19 +178,16 @@ def put_tail(session: Session, connection: Connection, job: Job) -> None:
         render.say(f"all of it: fwl logs {job.id}")
 
 
-def put_detached(session: Session, connection: Connection, left: Mapping[int, Standing]) -> None:
-    jobs = connection.read(queries.get_many, list(left)[: _MOST_LISTED + 1])
-    if going := [job for job in jobs if not job.has_ended]:
-        session.say(f"detached; {_listed(going, len(left))} (fwl cancel {_ids(going)})")
-
-
-def _listed(jobs: Sequence[Job], count: int) -> str:
-    """`job 45 still running`, `3 jobs go on`"""
-    return f"job {jobs[0].id} still {jobs[0].state}" if count == 1 else f"{count} jobs go on"
-
-
-def _ids(jobs: Sequence[Job]) -> str:
-    return " ".join(str(job.id) for job in jobs[:_MOST_LISTED]) + (" ..." if len(jobs) > _MOST_LISTED else "")
+def put_detached(session: Session, connection: Connection, ids: Iterable[int]) -> None:
+    """Say that these jobs go on although nobody looks any more."""
+    going = [job for job in connection.read(queries.get_many, ids) if not job.has_ended]
+    if len(going) == 1:
+        [job] = going
+        session.say(f"detached; job {job.id} still {job.state} (fwl cancel {job.id})")
+    elif going:
+        listed = " ".join(str(job.id) for job in going[:_MOST_LISTED])
+        more = " ..." if len(going) > _MOST_LISTED else ""
+        session.say(f"detached; {len(going)} jobs go on (fwl cancel {listed}{more})")
 
 
 def put_timeout(session: Session, connection: Connection, left: Mapping[int, Standing], seconds: float) -> int:

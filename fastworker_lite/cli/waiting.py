@@ -20,8 +20,8 @@ from ..store.queries import Standing
 from . import options, render
 from .live_line import LiveLine
 from .outcomes import Course, Teller, Wish, put_detached, put_given_up, put_tail, put_timeout, running_ids
-from .problems import TIMED_OUT, no_such_job, usage
-from .session import Session, check_queues, live_runners, require_words, select_some
+from .problems import NOT_FOUND, TIMED_OUT, CommandError, no_such_job, usage
+from .session import Session, live_runners, require_words, select_some
 from .values import parse_duration
 from .watching import Look, looks, until_drained
 
@@ -136,7 +136,7 @@ def _recover(session: Session, connection: Connection, left: Mapping[int, Standi
 
 
 def _until_drained(session: Session, connection: Connection, queue: str, seconds: float | None) -> int:
-    check_queues(connection, {queue})
+    _check_queue(connection, queue)
     line = LiveLine(is_wanted=not session.is_quiet)
     is_drained = False
     try:
@@ -158,6 +158,12 @@ def _until_drained(session: Session, connection: Connection, queue: str, seconds
     if session.is_json:
         session.put_json("fwl.events/1", event="drained", queue=queue)
     return 0
+
+
+def _check_queue(connection: Connection, queue: str) -> None:
+    known = connection.read(queues.names)
+    if queue not in known:
+        raise CommandError(f'no queue "{queue}".  Queues: {", ".join(known) or "none yet"}', NOT_FOUND)
 
 
 def _still_there(connection: Connection, name: str) -> str:
