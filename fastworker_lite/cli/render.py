@@ -82,6 +82,8 @@ def _cut(text: str, room: int | None) -> str:
     if room is None or len(text) <= room:
         return text
     dots = _dots(sys.stdout)
+    if len(text) <= 8 + len(dots):  # the least that is left of any
+        return text
     return text[: max(room - len(dots), 8)] + dots
 
 
