@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import producer
+from . import producer, serialization
 from .job import Command, NewJob
 from .options import JobOptions
 
@@ -40,7 +40,7 @@ def read_command(table: Mapping[str, Any], folder: str, options: JobOptions, fau
     if faults:
         return None
     command = Command(argv=argv if shell is None else None, shell=shell, cwd=_absolute(cwd, folder))
-    return producer.build_command(command, environment, options)
+    return producer.build_command(command, serialization.encode_environment(environment), options)
 
 
 def _read_environment(table: Mapping[str, Any], folder: str, faults: dict[str, str]) -> dict[str, str]:
@@ -48,7 +48,7 @@ def _read_environment(table: Mapping[str, Any], folder: str, faults: dict[str, s
     environment = login_environment()
     if (path := table.get("env_file")) is not None:
         try:
-            environment |= _read_env_file(_absolute(path, folder))
+            environment |= read_env_file(_absolute(path, folder))
         except (OSError, TypeError, ValueError) as error:
             faults["env_file"] = f"{path}: {getattr(error, 'strerror', None) or error}"
     own = table.get("env", {})
@@ -67,7 +67,7 @@ def login_environment() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _read_env_file(path: str) -> dict[str, str]:
+def read_env_file(path: str) -> dict[str, str]:
     """`NAME=value` lines; a value may be quoted. Blank lines and those that begin with # say nothing."""
     found = {}
     with open(path, encoding="utf-8") as file:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .durations import shown
@@ -20,7 +21,7 @@ from .rules import RULES, parse_setting
 from .settings import Config
 
 FILE_NAME = "fastworker.toml"
-_PYPROJECT = "pyproject.toml"
+PYPROJECT = "pyproject.toml"
 _VCS = (".git", ".hg", ".svn", ".jj")
 #: A larger file is no configuration; a device or a pipe would never end.
 _MOST_BYTES = 1024 * 1024
@@ -34,20 +35,28 @@ def load(config_path: str | os.PathLike[str] | None = None, start: str | os.Path
     at $HOME, or at /.
     Raises `ConfigError` naming the file, the line where it is known, the setting and the rule it breaks.
     """
+    path = find_file(config_path, start)
+    return Config() if path is None else _config(read_file(path))
+
+
+def find_file(
+    config_path: str | os.PathLike[str] | None = None, start: str | os.PathLike[str] | None = None
+) -> str | None:
+    """The absolute path of the file that `load` would read, None when there is none."""
     if config_path is not None:
-        return _read_named(_path("the configuration's path", config_path))
+        return os.path.abspath(_path("the configuration's path", config_path))
     if os.environ.get("FWL_CONFIG"):
-        return _read_named(_path("FWL_CONFIG", os.environ["FWL_CONFIG"]))
+        return os.path.abspath(_path("FWL_CONFIG", os.environ["FWL_CONFIG"]))
     folders = list(_folders(start))
     for folder in folders:
         path = os.path.join(folder, FILE_NAME)
         if os.path.lexists(path):
-            return _read_named(path)
+            return path
     for folder in folders:
-        path = os.path.join(folder, _PYPROJECT)
-        if os.path.isfile(path) and (config := _read_pyproject(path)) is not None:
-            return config
-    return Config()
+        path = os.path.join(folder, PYPROJECT)
+        if os.path.isfile(path) and read_pyproject(path) is not None:
+            return path
+    return None
 
 
 def with_overrides(config: Config, **given: object) -> Config:
@@ -63,10 +72,10 @@ def with_overrides(config: Config, **given: object) -> Config:
     return replace(config, **changes)
 
 
-def database_path(flag: str | None, config: Config) -> str:
+def database_path(flag: str | None, config: Config, *, makes_folder: bool = True) -> str:
     """The absolute path of the database: *flag*, else $FWL_DB, else the configuration's, else one for this user.
 
-    A folder that has to exist for a default is created, for this user alone. Raises `ConfigError`.
+    A folder that has to exist for a default is created, for this user alone, if *makes_folder*. Raises `ConfigError`.
     """
     if flag is not None:
         return _absolute(_path("--db", flag), os.curdir)
@@ -76,14 +85,15 @@ def database_path(flag: str | None, config: Config) -> str:
     if config.db is not None:
         return _absolute(config.db, beside)
     folder = os.path.join(beside, ".fastworker") if config.path is not None else _state_folder()
-    _make_private_folders(folder)
+    if makes_folder:
+        _make_private_folders(folder)
     return os.path.join(folder, "fwl.db")
 
 
 # ---- files
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """A file's text, and the table of it that is ours."""
 
     path: str
@@ -106,18 +116,19 @@ def _folders(start: str | os.PathLike[str] | None) -> Iterator[str]:
         folder = parent
 
 
-def _read_named(path: str) -> Config:
-    path = os.path.abspath(path)
-    if os.path.basename(path) != _PYPROJECT:
+def read_file(path: str) -> Source:
+    """What a configuration holds, its settings unchecked. Raises `ConfigError` when it cannot be read or is not TOML."""
+    if os.path.basename(path) != PYPROJECT:
         text = _read(path)
-        return _config(_Source(path, text, _toml(path, text), False))
-    config = _read_pyproject(path)
-    if config is None:
-        raise ConfigError(f"{_name(path)} has no table [tool.fastworker]; add it or name another file")
-    return config
+        return Source(path, text, _toml(path, text), False)
+    source = read_pyproject(path)
+    if source is None:
+        raise ConfigError(f"{short_name(path)} has no table [tool.fastworker]; add it or name another file")
+    return source
 
 
-def _read_pyproject(path: str) -> Config | None:
+def read_pyproject(path: str) -> Source | None:
+    """As `read_file`; None when this pyproject.toml has no table for us."""
     text = _read(path)
     if "fastworker" not in text:  # most do not, and parsing takes longer than looking
         return None
@@ -126,11 +137,11 @@ def _read_pyproject(path: str) -> Config | None:
     if table is None:
         return None
     if not isinstance(table, dict):
-        raise ConfigError(f"{_name(path)}: tool.fastworker must be a table, got {shown(table)}")
-    return _config(_Source(path, text, table, True))
+        raise ConfigError(f"{short_name(path)}: tool.fastworker must be a table, got {shown(table)}")
+    return Source(path, text, table, True)
 
 
-def _config(source: _Source) -> Config:
+def _config(source: Source) -> Config:
     settings = {key: parse_setting(_where(source, key), key, value) for key, value in source.table.items()}
     return Config(**settings, path=source.path)
 
@@ -138,20 +149,23 @@ def _config(source: _Source) -> Config:
 def _read(path: str) -> str:
     try:
         if os.path.exists(path) and not os.path.isfile(path):
-            raise ConfigError(f"{_name(path)} is not a regular file; name the file with the settings")
+            raise ConfigError(f"{short_name(path)} is not a regular file; name the file with the settings")
         with open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{_name(path)} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{short_name(path)} cannot be read: {error.strerror}") from error
     if len(data) > _MOST_BYTES:
-        raise ConfigError(f"{_name(path)} is larger than {_MOST_BYTES} bytes, which no configuration needs")
+        raise ConfigError(f"{short_name(path)} is larger than {_MOST_BYTES} bytes, which no configuration needs")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{_name(path)}:{line}: the file must be UTF-8, got byte 0x{data[error.start]:02x}") from None
+        raise ConfigError(
+            f"{short_name(path)}:{line}: the file must be UTF-8, got byte 0x{data[error.start]:02x}"
+        ) from None
 
 
+@lru_cache(maxsize=1)  # a pyproject.toml is read to see whether it is the one, and then again
 def _toml(path: str, text: str) -> dict[str, Any]:
     import tomllib  # 6 ms that a process without a file need not spend
 
@@ -161,24 +175,50 @@ def _toml(path: str, text: str) -> dict[str, Any]:
         place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", str(error))
         line = (place[1] or text.count("\n") + 1) if place else None
         what = str(error)[: place.start()] if place else str(error)
-        raise ConfigError(f"{_name(path)}{f':{line}' if line else ''}: not TOML: {what}") from None
+        raise ConfigError(f"{short_name(path)}{f':{line}' if line else ''}: not TOML: {what}") from None
 
 
-def _where(source: _Source, key: str) -> str:
+def _where(source: Source, key: str) -> str:
     """`fastworker.toml:7: `, without the line when the key is written in an unusual way."""
+    line = line_of(source, key)
+    return f"{short_name(source.path)}{'' if line is None else f':{line}'}: "
+
+
+def line_of(source: Source, key: str, inner: str | None = None) -> int | None:
+    """The line in which a setting stands, or of a table's *inner* one; None when it is written in an unusual way."""
+    first = _line_of(source, key)
+    if first is None or inner is None:
+        return first
+    lines = list(enumerate(source.text.splitlines(), 1))[first - 1 :]
+    name = rf"""["']?{re.escape(inner)}["']?"""
+    full = re.compile(
+        rf"""\s*\[?\s*(?:tool\s*\.\s*fastworker\s*\.\s*)?["']?{re.escape(key)}["']?\s*\.\s*{name}\s*[].=]"""
+    )
+    for number, line in lines:
+        if full.match(line):
+            return number
+    for number, line in lines[1:]:
+        if re.match(r"\s*\[", line):
+            break
+        if re.match(rf"\s*{name}\s*[.=]", line):
+            return number
+    return first
+
+
+def _line_of(source: Source, key: str) -> int | None:
     is_ours = not source.is_pyproject
     named = re.compile(rf"""\s*(?:\[\s*)?(?:tool\s*\.\s*fastworker\s*\.\s*)?["']?{re.escape(key)}["']?\s*[].=]""")
     for number, line in enumerate(source.text.splitlines(), 1):
         if is_ours and named.match(line):
-            return f"{_name(source.path)}:{number}: "
+            return number
         if source.is_pyproject and re.match(r"\s*\[", line):
             is_ours = re.match(r"\s*\[\s*tool\s*\.\s*fastworker\s*[].]", line) is not None
             if is_ours and named.match(line):
-                return f"{_name(source.path)}:{number}: "
-    return f"{_name(source.path)}: "
+                return number
+    return None
 
 
-def _name(path: str) -> str:
+def short_name(path: str) -> str:
     """A path as a person in the current folder would write it."""
     try:
         near = os.path.relpath(path)

@@ -6,6 +6,7 @@ Runs in: a worker process, and `fwl run`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
 import os
@@ -251,22 +252,60 @@ def command_environment(job: Claimed, stored: bytes | None, database: str) -> di
     }
 
 
-def start_command(command: Command, variables: dict[str, str], stdout: int, stderr: int) -> subprocess.Popen[bytes]:
-    """Start a command in a process group of its own, reading nothing. Raises `OSError`."""
-    argv = command.argv if command.argv is not None else ["/bin/sh", "-c", command.shell or ""]
+def start_command(
+    command: Command, variables: dict[str, str], stdout: int, stderr: int, script: str
+) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own. Raises `OSError`.
+
+    The text of a program is written to the file *script*, which `forget_script` removes once it has ended.
+    """
     environment = {
         name.encode(errors="surrogateescape"): value.encode(errors="surrogateescape")
         for name, value in variables.items()
     }
-    return subprocess.Popen(
-        [os.fsencode(word) for word in argv],
-        cwd=os.fsencode(command.cwd),
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-        process_group=0,
-    )
+    with contextlib.ExitStack() as until_started:
+        stdin = _open_input(command, script)
+        until_started.callback(os.close, stdin)
+        return subprocess.Popen(
+            [os.fsencode(word) for word in _words(command, script)],
+            cwd=os.fsencode(command.cwd),
+            env=environment,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            process_group=0,
+        )
+
+
+def _words(command: Command, script: str) -> list[str]:
+    if command.script is not None:
+        with open(script, "w", errors="surrogateescape", opener=_private) as file:
+            file.write(command.script)
+        interpreter = [] if command.script.startswith("#!") else ["/bin/sh"]  # as a shell would have it
+        return [*interpreter, script, *(command.argv or [])[1:]]
+    return command.argv if command.argv is not None else ["/bin/sh", "-c", command.shell or ""]
+
+
+def _open_input(command: Command, beside: str) -> int:
+    if command.input is None:
+        return os.open(os.fsencode(command.stdin or os.devnull), os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = _private(f"{beside}-input", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    os.unlink(f"{beside}-input")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(command.input.encode(errors="surrogateescape"))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
+
+
+def forget_script(command: Command, script: str) -> None:
+    """Remove the file that a program's text was written to."""
+    if command.script is not None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(script)
 
 
 def command_outcome(job: Claimed, started: float, returncode: int) -> Outcome:
@@ -290,8 +329,9 @@ def _signal_name(number: int) -> str:
 
 def not_started(job: Claimed, started: float, command: Command, error: OSError) -> Outcome:
     """How a command ended that could not be started: 127 when there is no such program, else 126, as in a shell."""
-    is_missing = isinstance(error, FileNotFoundError) and os.path.isdir(command.cwd)
-    what = command.argv[0] if command.argv else "/bin/sh"
+    is_unread = command.stdin is not None and error.filename == os.fsencode(command.stdin)
+    is_missing = isinstance(error, FileNotFoundError) and os.path.isdir(command.cwd) and not is_unread
+    what = command.stdin if is_unread else command.argv[0] if command.argv else "/bin/sh"
     where = (
         f"{what}: {error.strerror}" if os.path.isdir(command.cwd) else f"cannot enter {command.cwd}: {error.strerror}"
     )

@@ -17,6 +17,7 @@ import shutil
 import sqlite3
 import sys
 
+from . import pings
 from .errors import FastWorkerError
 from .paths import SidePaths
 from .settings import Hooks
@@ -41,7 +42,7 @@ class HookRunner:
     def __init__(self, hooks: Hooks, connection: AsyncConnection, paths: SidePaths, lease: str) -> None:
         """*lease* is the runner's: what is registered for the hooks is so for its lifetime."""
         self._lease = lease
-        self._hooks = hooks
+        self.settings = hooks
         self._connection = connection
         self._paths = paths
         self._news = asyncio.Event()
@@ -51,7 +52,7 @@ class HookRunner:
     def start(self) -> None:
         """Begin with what waits."""
         self._task = asyncio.get_running_loop().create_task(self._work())
-        self._starts = asyncio.get_running_loop().create_task(self._ping_starts()) if self._hooks.ping else None
+        self._starts = asyncio.get_running_loop().create_task(self._ping_starts()) if self.settings.ping else None
 
     def wake(self) -> None:
         """There may be something new."""
@@ -90,27 +91,27 @@ class HookRunner:
     async def _run_all(self, message: Message) -> None:
         for argv in await self._commands(message):
             await self._run(argv, message)
-        if self._hooks.ping:
+        if self.settings.ping:
             await self._ping(str(await self._connection.read(_exit_status, message)), message.job)
 
     async def _commands(self, message: Message) -> list[tuple[str, ...]]:
         found: list[tuple[str, ...]] = []
         if message.state == "succeeded":
-            found += [self._hooks.on_success] if self._hooks.on_success else []
+            found += [self.settings.on_success] if self.settings.on_success else []
             had_failed: bool = await self._connection.read(_had_failed, message)
-            found += [self._hooks.on_recovered] if self._hooks.on_recovered and had_failed else []
+            found += [self.settings.on_recovered] if self.settings.on_recovered and had_failed else []
         elif message.state == "failed":
-            found += [self._hooks.on_failure] if self._hooks.on_failure else []
+            found += [self.settings.on_failure] if self.settings.on_failure else []
             notice = desktop_notice(f"job {message.job} failed", f"{message.task}: {message.reason or message.error}")
-            found += [notice] if self._hooks.desktop and notice else []
+            found += [notice] if self.settings.desktop and notice else []
         return found
 
     async def _run(self, argv: tuple[str, ...], message: Message) -> None:
-        if problem := await run_command(argv, message, self._paths, self._hooks.timeout):
+        if problem := await run_command(argv, message, self._paths, self.settings.timeout):
             log.warning("the hook of job %d: %s", message.job, problem)
 
     async def _ping(self, what: str, job: int) -> None:
-        if problem := await ping(self._hooks, what):
+        if problem := await ping(self.settings, what):
             log.warning("the ping of job %d: %s", job, problem)
 
     async def _ping_starts(self) -> None:
@@ -182,12 +183,7 @@ def _variables(message: Message, paths: SidePaths) -> dict[str, str]:
 
 async def ping(hooks: Hooks, what: str) -> str | None:
     """Post to the configured URL: `start`, or how it ended. Returns what went wrong."""
-    url = f"{hooks.ping.rstrip('/')}/{what}"
-    try:
-        await asyncio.to_thread(_post, url, hooks.timeout)
-    except (OSError, ValueError) as error:
-        return f"{url}: {error}"
-    return None
+    return await asyncio.to_thread(pings.post, hooks.ping, what, hooks.timeout)
 
 
 async def try_hooks(hooks: Hooks, database: str, sample: Message) -> list[str]:
@@ -201,13 +197,6 @@ async def try_hooks(hooks: Hooks, database: str, sample: Message) -> list[str]:
     if hooks.ping:
         problems += [await ping(hooks, "start"), await ping(hooks, "0")]
     return [problem for problem in problems if problem is not None]
-
-
-def _post(url: str, seconds: float) -> None:
-    import urllib.request  # and with it http and ssl, which take longer to load than all of ours
-
-    with urllib.request.urlopen(urllib.request.Request(url, data=b"", method="POST"), timeout=seconds) as answer:
-        answer.read(1)
 
 
 def as_dict(message: Message) -> dict[str, object]:

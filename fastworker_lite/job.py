@@ -9,10 +9,12 @@ import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .options import NO_OPTIONS, JobOptions
-from .tasks.models import TaskStatus
+
+if TYPE_CHECKING:
+    from .tasks.models import TaskStatus
 
 
 class State(StrEnum):
@@ -72,6 +74,12 @@ class Command:
     argv: list[str] | None
     shell: str | None
     cwd: str
+    script: str | None = None
+    #: The text of a program; `argv` begins with its name.
+    stdin: str | None = None
+    #: The path of a file that it reads; None for nothing.
+    input: str | None = None
+    #: What it reads, where that came along.
 
     @property
     def text(self) -> str:
@@ -124,7 +132,8 @@ class NewJob:
     @property
     def is_due_at_once(self) -> bool:
         """Whether nothing but a free worker is missing for it to begin."""
-        return not (self.parents or self.options.delay or self.options.eta or self.options.debounce)
+        options = self.options
+        return not (self.parents or options.hold or options.delay or options.eta or options.debounce)
 
 
 class Claimed(NamedTuple):
@@ -218,6 +227,8 @@ class Job:
     kind: Kind
     task: str
     name: str | None
+    tags: str | None
+    #: A JSON object of texts.
     queue: str
     priority: int
     created_at: float
@@ -285,19 +296,19 @@ class Progress:
 
 def task_status(state: State, attempt: int) -> TaskStatus:
     """A job's state in FastWorker's words."""
-    if state is State.SCHEDULED:
-        return TaskStatus.RETRYING if attempt else TaskStatus.SCHEDULED
-    return _TASK_STATUS[state]
+    from .tasks.models import TaskStatus
+
+    if state is State.SCHEDULED and attempt:
+        return TaskStatus.RETRYING
+    return TaskStatus(_TASK_STATUS.get(state, state))
 
 
+#: Where FastWorker has another word.
 _TASK_STATUS = {
-    State.QUEUED: TaskStatus.QUEUED,
-    State.BLOCKED: TaskStatus.PENDING,
-    State.RUNNING: TaskStatus.RUNNING,
-    State.SUCCEEDED: TaskStatus.SUCCESS,
-    State.FAILED: TaskStatus.FAILURE,
-    State.CANCELLED: TaskStatus.CANCELLED,
-    State.EXPIRED: TaskStatus.FAILURE,
+    State.BLOCKED: "pending",
+    State.SUCCEEDED: "success",
+    State.FAILED: "failure",
+    State.EXPIRED: "failure",
 }
 
 

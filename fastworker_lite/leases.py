@@ -13,7 +13,6 @@ import fcntl
 import json
 import mmap
 import os
-import secrets
 import select
 import signal
 import struct
@@ -89,7 +88,7 @@ class Lease:
 
 def new_name(role: str) -> str:
     """A name no other lease has."""
-    return f"{role}-{secrets.token_hex(6)}"
+    return f"{role}-{os.urandom(6).hex()}"
 
 
 def read_note(path: str) -> Note:
@@ -115,6 +114,25 @@ def is_free(path: str) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def is_held_by(path: str, pid: int) -> bool:
+    """Whether the holder of this lease is the process that has this number here: not another's of a container."""
+    if is_free(path):
+        return False
+    folder = f"/proc/{pid}/fd"
+    if not os.path.isdir("/proc/self"):  # no containers there, so the number is that of the holder, which lives
+        return True
+    with contextlib.suppress(OSError):
+        return any(_is_same_file(os.path.join(folder, name), path) for name in os.listdir(folder))
+    return False
+
+
+def _is_same_file(descriptor: str, path: str) -> bool:
+    try:
+        return os.path.samefile(descriptor, path)
+    except OSError:  # closed since
+        return False
 
 
 def discard(path: str) -> None:

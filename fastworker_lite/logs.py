@@ -32,6 +32,13 @@ def log_paths(paths: SidePaths, job: Job, attempt: int | None = None) -> list[st
     return [paths.log(job.id, attempt or job.attempt, stream) for stream in STREAMS]
 
 
+def written_paths(connection: Connection, job: Job) -> list[str]:
+    """The files that a job's last attempt prints to, or has printed to. They need not exist."""
+    if not _has_begun(connection, job):
+        return []
+    return [tail.live or tail.path for tail in _tails(connection, job)]
+
+
 @dataclass(slots=True)
 class _Tail:
     """A growing file: what of it has been read."""

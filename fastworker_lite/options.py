@@ -17,7 +17,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .errors import ConfigError
-from .tasks.models import TaskPriority
 
 PRIORITIES: dict[str, int] = {"low": -10, "normal": 0, "high": 10, "critical": 20}
 
@@ -27,10 +26,8 @@ MAX_PRIORITY = 1_000_000_000
 
 def parse_priority(value: object) -> int:
     """The number of a priority: an integer as it is, a name by `PRIORITIES`. Raises `ConfigError` otherwise."""
-    if isinstance(value, TaskPriority):
-        return PRIORITIES[value.value]
-    if isinstance(value, str) and value in PRIORITIES:
-        return PRIORITIES[value]
+    if isinstance(value, str) and str(value) in PRIORITIES:  # also a TaskPriority, which is equal but has another hash
+        return PRIORITIES[str(value)]
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_PRIORITY:
         return value
     raise ConfigError(
@@ -40,7 +37,7 @@ def parse_priority(value: object) -> int:
 
 def parse_priority_name(value: object) -> int:
     """As `parse_priority`, names only: what FastWorker's calls accept."""
-    if isinstance(value, TaskPriority) or (isinstance(value, str) and value in PRIORITIES):
+    if isinstance(value, str) and str(value) in PRIORITIES:
         return parse_priority(value)
     raise ConfigError(f"priority must be low, normal, high or critical, got {value!r}")
 
@@ -163,6 +160,13 @@ def _json_text(name: str, value: object) -> str:
     return text
 
 
+def _tags(name: str, value: object) -> str:
+    """A dictionary of texts, as JSON."""
+    if not isinstance(value, dict) or len(value) > 100:
+        raise ConfigError(f'{name} must be a dictionary of up to 100 texts, such as {{"team": "a"}}, got {value!r:.80}')
+    return json.dumps({_text(name, key): _text(name, own) for key, own in value.items()})
+
+
 def parse_count(name: str, value: object) -> int:
     """A whole number of 1 or more. Raises `ConfigError` for anything else."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
@@ -250,10 +254,14 @@ _PARSERS: dict[str, Any] = {
     "delay": parse_seconds,
     "eta": parse_moment,
     "name": _text,
+    "tags": _tags,
+    "hold": _yes_or_no,
 }
 
 #: What only one job can have, not a task.
-OF_ONE_JOB = {"delay", "eta", "name", "unique", "idempotency_key", "debounce", "after", "after_any", "after_failure"}
+OF_ONE_JOB = {
+    "delay", "eta", "name", "hold", "unique", "idempotency_key", "debounce", "after", "after_any", "after_failure",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +325,10 @@ class JobOptions:
     #: Unix time before which the job may not start.
     name: str | None = None
     #: What a person calls the job.
+    tags: str | None = None
+    #: Texts by which a person finds it again, a JSON object; given as a dictionary.
+    hold: bool | None = None
+    #: Whether it waits until somebody releases it.
 
     @classmethod
     def parse(cls, given: dict[str, Any]) -> JobOptions:

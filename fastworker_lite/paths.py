@@ -39,6 +39,16 @@ class SidePaths:
         return os.path.join(self.directory, "leader")
 
     @property
+    def starting(self) -> str:
+        """Locked by who starts a worker on demand, until that serves the file."""
+        return os.path.join(self.directory, "starting")
+
+    @property
+    def worker_log(self) -> str:
+        """What workers say that nobody sees."""
+        return os.path.join(self.directory, "worker.log")
+
+    @property
     def leases(self) -> str:
         return os.path.join(self.directory, "leases")
 
@@ -62,7 +72,7 @@ class SidePaths:
         return os.path.join(self.leases, name)
 
     def log(self, job_id: int, attempt: int, stream: str) -> str:
-        """Where a command's output goes: `stream` is "out" or "err"."""
+        """Where a command's output goes: `stream` is "out" or "err"; a program that came as text is its "script"."""
         return os.path.join(self.logs, f"{job_id}.{attempt}.{stream}")
 
 

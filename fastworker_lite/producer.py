@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import serialization
 from .errors import (
@@ -38,8 +38,10 @@ from .store.connection import Connection
 from .store.listeners import ENDS
 from .store.queries import Ended
 from .store.submitting import Stored
-from .tasks.models import TaskResult, TaskStatus
 from .tasks.registry import Task, task_registry
+
+if TYPE_CHECKING:
+    from .tasks.models import TaskResult
 
 #: Bytes that a call's arguments may take, unless the configuration says otherwise.
 MAX_PAYLOAD = 1024 * 1024
@@ -170,8 +172,11 @@ def build_json_call(name: str, args: list[Any], kwargs: dict[str, Any], options:
     return _sized(job, MAX_PAYLOAD)
 
 
-def build_command(command: Command, environment: dict[str, str] | None, options: JobOptions) -> NewJob:
-    """A command, ready to be stored. *environment* is what it will find; None leaves that to the worker."""
+def build_command(command: Command, environment: bytes | None, options: JobOptions) -> NewJob:
+    """A command, ready to be stored.
+
+    *environment* is what it will find, from `serialization.encode_environment`; None leaves that to the worker.
+    """
     payload = serialization.encode_command(command)
     task = os.path.basename(command.argv[0]) if command.argv else "sh"
     task = task.encode(errors="replace").decode()[:200] or "command"
@@ -181,7 +186,7 @@ def build_command(command: Command, environment: dict[str, str] | None, options:
         payload=payload,
         checksum=serialization.checksum(task, None, payload),
         options=_with_path(options),
-        environment=None if environment is None else serialization.encode_environment(environment),
+        environment=environment,
         limits=_limits(task, options),
         parents=_parents(options),
     )
@@ -477,6 +482,8 @@ def value_of(ended: Ended) -> Any:
 
 def task_result(ended: Ended) -> TaskResult:
     """How a job ended, in FastWorker's words. A result that cannot be read is a failure."""
+    from .tasks.models import TaskResult, TaskStatus
+
     job = ended.job
     status, result, error, error_type = task_status(job.state, job.attempt), None, job.error, job.error_type
     if status is TaskStatus.SUCCESS:

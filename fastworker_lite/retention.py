@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from .output import STREAMS
 from .settings import Keep
@@ -40,7 +40,7 @@ def prune(
             step = connection.read(_dry_page, last, before, surplus)
         else:
             step = connection.write_fast(retention.prune_page, last, before, surplus)
-            _remove_logs(connection, step.removed)
+            remove_logs(connection, step.removed)
             if results_before is not None:
                 connection.write_fast(retention.forget_results, last, results_before)
             if step.removed:
@@ -55,9 +55,14 @@ def _dry_page(sql: sqlite3.Connection, last: int, before: Mapping[str, float], s
     return retention.prune_page(sql, last, before, surplus, is_dry=True)
 
 
-def _remove_logs(connection: Connection, removed: list[tuple[int, int]]) -> None:
-    for job_id, attempts in removed:
-        for attempt in range(1, attempts + 1):
-            for stream in STREAMS:
+def remove_logs(connection: Connection, removed: Iterable[retention.Removed]) -> int:
+    """Remove the logs of jobs that are gone. Returns how many bytes they were."""
+    total = 0
+    for job in removed:
+        for attempt in range(1, job.attempts + 1):
+            for stream in (*STREAMS, "script"):  # a worker that was killed leaves one
+                path = connection.paths.log(job.id, attempt, stream)
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(connection.paths.log(job_id, attempt, stream))
+                    total += os.stat(path).st_size
+                    os.unlink(path)
+    return total

@@ -88,6 +88,12 @@ def _durability(value: object) -> str:
     return str(value)
 
 
+def _autostart(value: object) -> str:
+    if value not in ("tty", "never", "always"):
+        raise ConfigError(f'must be "tty", "never" or "always", got {shown(value)}')
+    return str(value)
+
+
 def _db(value: object) -> str:
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(value, str) or not value.strip() or "\0" in value:
@@ -229,6 +235,8 @@ RULES: dict[str, Callable[[object], Any]] = {
     "max_log": _whole(4096, 2**40),
     "max_jobs_per_worker": _whole(0, 2**40, " (0 is never)"),
     "max_memory_per_worker": _whole(0, 2**50, " (0 is no limit)"),
+    "autostart": _autostart,
+    "idle_exit": _seconds,
     "callbacks": _table(Callbacks, {"max_age": _seconds, "max_events": _whole(1, 10**9)}),
     "listener": _listeners,
     "queue": _queue_settings,

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 
-from . import leases
+from . import declarations, leases
 from .endings import close_when_main_thread_ends
 from .paths import SidePaths
 from .scheduler import Scheduler
@@ -31,14 +31,17 @@ class Runner:
         output: str | None = None,
         is_standby: bool = False,
         has_cron: bool = True,
+        idle_exit: float | None = None,
+        role: str = "embedded",
     ) -> None:
         """*output* is the file for what workers print, None to share this process's. A standby waits until nobody serves.
 
-        Without *has_cron* it sees to no schedules. Raises `ConfigError` when the configuration's cannot be.
+        Without *has_cron* it sees to no schedules. With *idle_exit* it ends after so many seconds without anything to do.
+        *role* is what its row says of this process. Raises `ConfigError` when the configuration's schedules cannot be.
         """
         self._database = database
         self._is_standby = is_standby
-        self._scheduler = Scheduler(database, config, output=output, has_cron=has_cron)
+        self._scheduler = Scheduler(database, config, output=output, has_cron=has_cron, idle_exit=idle_exit, role=role)
         self._thread = threading.Thread(target=self._run, name="fastworker-runner")
         self._opened = threading.Event()
         self._ended = threading.Event()
@@ -59,6 +62,16 @@ class Runner:
         if self._error is not None:
             self._thread.join()
             raise self._error
+
+    def reload(self, config: Config) -> None:
+        """Have schedules, queues, listeners, hooks and what is kept be as these settings say. Returns at once.
+
+        Raises `ConfigError` when the schedules cannot be; everything stays as it was then.
+        """
+        in_file = declarations.from_config(config)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+                self._loop.call_soon_threadsafe(self._scheduler.reload, config, in_file)
 
     def stop(self) -> None:
         """Begin the drain; said twice, what runs is ended. Returns at once."""

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from . import __version__, declarations, hooks, leases, producer, retention
@@ -20,6 +20,7 @@ from .callbacks import Limits, Postman
 from .errors import FastWorkerError, PoolFailed
 from .exchange import close_lease, open_lease
 from .hooks import HookRunner
+from .idleness import Idleness
 from .job import Lane
 from .leases import LeaderLease, Lease, Note
 from .paths import SidePaths
@@ -48,6 +49,7 @@ from .store.bridge import AsyncConnection
 from .store.cancelling import Asked
 from .store.connection import Connection
 from .store.runners import Addresses
+from .store.schedules import NewSchedule
 from .watches import FileWatch
 
 log = logging.getLogger("fastworker_lite")
@@ -65,6 +67,8 @@ FIRST_PRUNE, PRUNE_EVERY = 60.0, 3600.0
 DEAD_LETTERS_KEPT = 2_592_000.0
 #: So many workers dying before they are ready, within so many seconds, end the runner.
 EARLY_DEATHS, EARLY_SECONDS = 5, 10.0
+#: The settings that a running runner takes over: those of what the leader sees to.
+RELOADED = ("cron", "job", "queue", "listener", "hooks", "keep")
 
 
 @dataclass(slots=True)
@@ -114,11 +118,14 @@ class Scheduler:
         *,
         output: str | None = None,
         has_cron: bool = True,
+        idle_exit: float | None = None,
+        role: str = "embedded",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._paths = SidePaths.of(database)
         self._config = config
         self._output = output
+        self._role = role
         self._clock = clock
         self._connection = AsyncConnection(database, durability=config.durability)
         self._waker = Waker()
@@ -129,10 +136,9 @@ class Scheduler:
         self._relay = Relay(clock)
         self._relay_pause = FIRST_LOOK
         self._is_leading = False
-        in_file = declarations.from_config(config)  # what cannot be is refused here, before anything has begun
-        self._timetable = (
-            Timetable(lambda: declarations.declared_here(config, in_file), self._waker, clock) if has_cron else None
-        )
+        self._in_file = declarations.from_config(config)  # what cannot be is refused here, before anything has begun
+        self._timetable = Timetable(self._declared, self._waker, clock) if has_cron else None
+        self._idleness = None if idle_exit is None else Idleness(idle_exit, config.queues, clock, has_cron=has_cron)
         self._recovery = Recovery(self._paths, self._waker, config.max_log, clock)
         self._burials: set[asyncio.Task[None]] = set()
         self._early_deaths: deque[float] = deque(maxlen=EARLY_DEATHS)
@@ -165,7 +171,7 @@ class Scheduler:
         self._sockets = self._bind_sockets()
         self._runner = await self._connection.run(
             Connection.write_fast, runners.add_runner, self._lease.name, __version__, self._sockets.addresses,
-            os.getpid(), self._clock(),
+            os.getpid(), self._clock(), self._role, self._config.queues,
         )  # fmt: skip
         self._log_watch = FileWatch(self._paths.wal)
         asyncio.get_running_loop().add_reader(self._log_watch.fileno(), self._on_write)
@@ -231,6 +237,17 @@ class Scheduler:
             self._stop_by = time.monotonic() + self._config.stop_timeout
             self._pool.close()
         self._happened.set()
+
+    def reload(self, config: Config, in_file: list[NewSchedule]) -> None:
+        """Have what the leader sees to be as these settings say, with the schedules *in_file*."""
+        self._config = replace(self._config, **{name: getattr(config, name) for name in RELOADED})
+        self._in_file = in_file
+        self._is_leading = False
+        self._look_at = 0.0
+        self._happened.set()
+
+    def _declared(self) -> tuple[list[NewSchedule], set[tuple[str, str]]]:
+        return declarations.declared_here(self._config, self._in_file)
 
     def _step_stopping(self) -> float | None:
         assert self._stop_by is not None
@@ -326,6 +343,8 @@ class Scheduler:
         if soonest is not None:
             sleeps.append(min(max(0.0, soonest - self._clock()), LONGEST_SLEEP))
         sleeps.append(await self._settle_log())
+        if self._idleness is not None:
+            sleeps.append(await self._end_if_idle(self._idleness))
         seconds = _soonest(sleeps[1:])
         if seconds is not None:
             self._look_at = min(self._look_at, time.monotonic() + seconds)
@@ -346,6 +365,15 @@ class Scheduler:
         if self._timetable is not None:
             soonest = _soonest([soonest, await self._connection.run(self._timetable.step)])
         return soonest
+
+    async def _end_if_idle(self, idleness: Idleness) -> float | None:
+        """Begin the end when there was nothing to do for long enough. Returns the seconds until that, None while there is."""
+        left = await self._connection.run(idleness.left)
+        if left != 0 or self._is_stopping:
+            return left
+        if await self._connection.run(Connection.write_fast, idleness.leave, self._runner):
+            self.stop()
+        return 0.0
 
     async def _bring_over(self) -> float:
         """Store what applications have submitted in their own databases. Returns the seconds to the next look."""
@@ -482,27 +510,32 @@ class Scheduler:
 
     async def _begin_leading(self) -> None:
         """The leader tells whoever listens, and runs the hooks of its configuration."""
+        config = self._config
         await self._postman.open()
-        if self._config.hooks.is_wanted:
+        if self._hooks is not None and self._hooks.settings != config.hooks:
+            await self._hooks.close()
+            self._hooks = None
+        if config.hooks.is_wanted:
             ends = listeners.ENDS
             await self._connection.write(
                 listeners.register, hooks.NAME, hooks.ADDRESS, "*", None, ends, None, self._clock()
             )
             if self._hooks is None:
-                self._hooks = HookRunner(self._config.hooks, self._connection, self._paths, self._lease.name)
+                self._hooks = HookRunner(config.hooks, self._connection, self._paths, self._lease.name)
                 self._hooks.start()
         else:
             await self._connection.write(listeners.unregister, hooks.NAME)
-        for one in self._config.listener:
+        for one in config.listener:
             listener = producer.new_listener(one.address, one.task, one.queue, one.on, one.name)
             await self._connection.run(producer.register_listener, listener)
-        for queue in self._config.queue:
+        for queue in config.queue:
             await self._connection.run(producer.change_queue, self._waker, queue.name, dict(queue.limits))
         if self._timetable is not None:
             await self._connection.run(self._timetable.register)
         if self._pruning is None:
             self._pruning = asyncio.get_running_loop().create_task(self._prune_now_and_then())
-        self._is_leading = True  # last: when the file was busy, all of it is done again
+        # Last: when the file was busy, all of it is done again; and so it is when the settings have changed meanwhile.
+        self._is_leading = config is self._config
 
     async def _prune_now_and_then(self) -> None:
         """Remove what ended long ago: soon after the start, and every hour."""

@@ -20,12 +20,14 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import SerializationError
 from .job import Command
 from .options import NO_OPTIONS, JobOptions
-from .tasks.registry import Task
+
+if TYPE_CHECKING:
+    from .tasks.registry import Task
 
 _PROTOCOL = 5
 _CACHE_TAG = (sys.implementation.cache_tag or sys.implementation.name).encode()
@@ -289,13 +291,15 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 def encode_command(command: Command) -> bytes:
-    """Arguments and folder of a command; bytes that are not UTF-8 come back as they were."""
-    return json.dumps({"argv": command.argv, "shell": command.shell, "cwd": command.cwd}).encode()
+    """A command as JSON; bytes that are not UTF-8 come back as they were."""
+    fields = {"argv": command.argv, "shell": command.shell, "cwd": command.cwd}
+    if command.script is not None or command.stdin is not None or command.input is not None:
+        fields |= {"script": command.script, "stdin": command.stdin, "input": command.input}
+    return json.dumps(fields).encode()
 
 
 def decode_command(payload: bytes) -> Command:
-    fields = json.loads(payload)
-    return Command(argv=fields["argv"], shell=fields["shell"], cwd=fields["cwd"])
+    return Command(**json.loads(payload))
 
 
 def encode_environment(variables: dict[str, str]) -> bytes:

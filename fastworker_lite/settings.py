@@ -112,6 +112,10 @@ class Config:
     #: Jobs after which a worker process is replaced; 0 for never.
     max_memory_per_worker: int = 0
     #: Bytes above which a worker process is replaced once its job has ended; 0 for no limit.
+    autostart: str = "tty"
+    #: When `fwl submit` starts a worker where there is none: "tty" at a terminal, "never", or "always".
+    idle_exit: float = 60.0
+    #: Seconds without anything to do after which that worker ends.
     callbacks: Callbacks = Callbacks()
     #: How long what is to be told waits for who is to be told.
     listener: tuple[ListenerSetting, ...] = ()

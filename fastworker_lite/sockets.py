@@ -25,12 +25,17 @@ MOST_WAKES = 11
 
 
 def socket_directory(paths: SidePaths) -> str:
-    """The folder for this database's sockets, created: beside the database, or in a short private place if that is too long."""
-    directory = paths.sockets
-    if len(os.fsencode(directory)) + 1 + 40 > MAX_PATH:
-        directory = os.path.join(_short_place(), f"fwl-{os.geteuid()}")
+    """The folder for this database's sockets, created."""
+    directory = find_socket_directory(paths)
     make_private_directory(directory)
     return directory
+
+
+def find_socket_directory(paths: SidePaths) -> str:
+    """Where this database's sockets belong: beside the database, or in a short private place if that is too long."""
+    if len(os.fsencode(paths.sockets)) + 1 + 40 > MAX_PATH:
+        return os.path.join(_short_place(), f"fwl-{os.geteuid()}")
+    return paths.sockets
 
 
 def _short_place() -> str:

@@ -6,7 +6,6 @@ Runs in: every process that submits.
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,7 +27,7 @@ class Waiter:
     def __init__(self, call: Callable[..., Any], paths: SidePaths) -> None:
         """*call* runs a function with the connection and further arguments, and returns what it returns."""
         self._call = call
-        name = f"res-{os.getpid()}-{secrets.token_hex(4)}"
+        name = f"res-{os.getpid()}-{os.urandom(4).hex()}"
         self._socket = WakeSocket(os.path.join(socket_directory(paths), name))
 
     def first(self, ids: Sequence[int], seconds: float | None = None) -> list[Ended]:

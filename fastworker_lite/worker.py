@@ -280,10 +280,11 @@ class Worker:
         variables = execution.command_environment(job, stored, self._connection.paths.database)
         started = time.time()
         paths = [self._connection.paths.log(job.id, job.attempt, stream) for stream in STREAMS]
+        script = self._connection.paths.log(job.id, job.attempt, "script")
         stdout, stderr = (open_log(path) for path in paths)
         self._mind_the_command()
         try:
-            process = execution.start_command(command, variables, stdout, stderr)
+            process = execution.start_command(command, variables, stdout, stderr, script)
             self._lease.note(
                 Note(job.id, job.claim, process.pid, time.monotonic(), job.timeout or 0.0, self._grace(job))
             )
@@ -292,6 +293,7 @@ class Worker:
             return execution.not_started(job, started, command, error)
         finally:
             self._forget_the_command()
+            execution.forget_script(command, script)
             os.close(stdout)
             os.close(stderr)
         if returncode < 0:

@@ -16,8 +16,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 #: From the ground up. A module imports from its own group and from those before it. A package stands for all in it.
 LAYERS = {
     "ground": "errors durations settings rules config paths forking endings tasks options limits job cron schedule serialization",
-    "edges": "store leases sockets streams watches current output execution processes surroundings",
-    "flow": "exchange batches worker async_worker pool producer graph relay commands declarations firing schedules results waiting logs events hooks recovery retention scheduler callbacks intake reception listener",
+    "edges": "pings store leases sockets streams watches current output execution processes surroundings",
+    "flow": "exchange batches worker async_worker pool producer graph relay commands declarations firing schedules results waiting logs events hooks recovery retention changing idleness scheduler callbacks intake reception listener",
     # What a user opens. A client starts a runner in its own process, so it stands beside the runner, not below it.
     "doors": "runner client handles sync sync_handles cli integrations",
 }

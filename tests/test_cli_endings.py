@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from fastworker_lite.cli.main import run
+from fastworker_lite.cli.invoking import run
 from fastworker_lite.leases import ProcessIdentity
 
 ROOT = Path(__file__).resolve().parent.parent

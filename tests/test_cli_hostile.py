@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from fastworker_lite import SyncClient, call
-from fastworker_lite.cli import render
-from fastworker_lite.cli.main import run
+from fastworker_lite.cli.invoking import run
 from tests.test_cli_endings import PATIENCE, Screen, Site, start_on
 
 HOSTILE = {
@@ -131,7 +130,6 @@ def shown(monkeypatch: pytest.MonkeyPatch, capfdbinary: Captured, told: Told) ->
             patch.setenv("TERM", "dumb")  # or a wait would draw its line, which begins with a return
             patch.delenv("COLUMNS", raising=False)
             patch.chdir(told.site.folder)
-            render.prepare_streams()
             code = run(list(words))
         out, err = capfdbinary.readouterr()
         return code, out.decode(), err.decode()

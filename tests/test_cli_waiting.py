@@ -210,9 +210,10 @@ def test_a_queue_that_is_not_drained_in_time_is_told_with_what_it_holds(site: Si
         ("wait 1 --timeout 5", 2, "--timeout: cannot read"),
         ("wait 1 --timeout 0s", 124, "timed out after 0 s: 1 queued"),
         ("wait 1 --for started --timeout 50ms", 124, "timed out after 0.05 s: 1 queued"),
-        ("wait --queue default", 2, "go together"),
-        ("wait 1 --drained", 2, "go together"),
-        ("wait 1 --queue default --drained", 2, "waits for a queue"),
+        ("wait --queue default --timeout 0s", 124, "1 queued"),
+        ("wait 1 --drained", 2, "--drained takes --queue"),
+        ("wait 1 --queue default --drained", 2, "--drained takes --queue"),
+        ("wait --queue default --tag a=b --drained", 2, "--drained takes --queue"),
         ("wait --queue nosuch --drained", 3, 'no queue "nosuch"'),
     ],
 )

@@ -47,8 +47,10 @@ class Attendant:
         try:
             process = self._start(job, command, variables, streams)
         except OSError as error:
+            execution.forget_script(command, self._script(job))
             return execution.not_started(job, started, command, error)
         course = self._watch(job, process, streams)
+        execution.forget_script(command, self._script(job))
         for stream, path in zip(streams, paths, strict=True):
             stream.finish()
             trim(path, self._config.max_log)
@@ -62,7 +64,8 @@ class Attendant:
         grace = self._grace(job)
         self._lease.note_begun(job.id, job.claim, job.timeout, grace)
         try:
-            process = execution.start_command(command, variables, streams[0].inlet, streams[1].inlet)
+            script = self._script(job)
+            process = execution.start_command(command, variables, streams[0].inlet, streams[1].inlet, script)
             # First of all: who recovers the job, should we be killed, must find its processes here.
             self._lease.note(Note(job.id, job.claim, process.pid, time.monotonic(), job.timeout or 0.0, grace))
             return process
@@ -72,6 +75,9 @@ class Attendant:
         finally:
             for stream in streams:
                 stream.start()
+
+    def _script(self, job: Claimed) -> str:
+        return self._connection.paths.log(job.id, job.attempt, "script")
 
     def _grace(self, job: Claimed) -> float:
         said = Policy.read(job.policy).kill_grace

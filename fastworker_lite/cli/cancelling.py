@@ -21,7 +21,8 @@ from . import abandoned, acting, options, render
 from .acting import Result
 from .problems import no_such_job, usage
 from .records import sentence, signal_name, state_label
-from .session import Session, require_words, select_some
+from .selecting import confirm, select
+from .session import Session
 from .values import parse_duration, parse_signal
 from .watching import watch
 
@@ -48,6 +49,7 @@ def cancel(
         str | None, typer.Option("--grace", metavar="DUR", help="How long it may take to end before it gets KILL.")
     ] = None,
     now: Annotated[bool, typer.Option("--now", help="KILL it at once, as --grace 0s.")] = False,
+    yes: options.Yes = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until running jobs are gone.")] = False,
     task_id: options.TaskId = None,
 ) -> int:
@@ -55,7 +57,8 @@ def cancel(
 
     fwl cancel 45 46
     fwl cancel --grace 30s 45
-    fwl cancel --now @active
+    fwl cancel --now @running
+    fwl cancel --queue io --since 1h
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     if now and grace is not None:
@@ -65,9 +68,10 @@ def cancel(
         grace=0.0 if now else parse_duration("--grace", grace),
         is_waited_for=not no_wait,
     )
-    words = require_words([*(ids or []), *([task_id] if task_id is not None else [])], "cancel")
+    words = [*(ids or []), *([task_id] if task_id is not None else [])]
     with session.open() as connection:
-        selected = select_some(connection, words)
+        selected = select(session, connection, words, ACTIVE)
+        confirm(session, len(selected), "cancel", is_sure=yes or not session.filters.get("everything"))
         return acting.put(session, "cancel", _cancel_all(session, connection, selected, manner))
 
 

@@ -18,7 +18,6 @@ from ..job import Attempt, Job, Kind, State
 from ..store import queries
 from . import render
 from .explaining import put_why
-from .problems import usage
 from .records import (
     Record,
     as_json,
@@ -32,7 +31,8 @@ from .records import (
     seconds_taken,
     sentence,
 )
-from .session import Session, find_jobs, select_ids
+from .selecting import select_one
+from .session import Session, find_jobs
 
 
 def show(
@@ -49,10 +49,8 @@ def show(
     if why:
         return put_why(session, job)
     with session.open() as connection:
-        ids = select_ids(connection, [job])
-        if len(ids) != 1:
-            raise usage(f"show takes one job, got {len(ids)}")
-        [record] = read_records(connection, find_jobs(connection, ids), is_complete=True)
+        jobs = find_jobs(connection, [select_one(connection, job, "show")])
+        [record] = read_records(connection, jobs, is_complete=True)
         record = replace(record, attempts=connection.read(queries.attempts, record.job.id))
     if session.is_json:
         session.put_json("fwl.jobs/1", jobs=[as_json(record)])

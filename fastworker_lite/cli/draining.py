@@ -74,8 +74,8 @@ def drain(
         if _has_work(connection, served) or _has_parked(connection):
             from ..runner import Runner
 
-            output = os.path.join(connection.paths.directory, "worker.log")
-            runner = Runner(session.database, config, output=output, has_cron=not no_cron)
+            output = connection.paths.worker_log
+            runner = Runner(session.database, config, output=output, has_cron=not no_cron, role="drain")
             runner.start()
             is_over = _run_until_empty(connection, runner, served, seconds)
         return _report(session, connection, begun, served, is_over=is_over)

@@ -15,9 +15,9 @@ from ..store import situation
 from ..store.connection import Connection
 from . import render
 from .abandoned import is_gone
-from .problems import usage
 from .records import Record, attempt_text, is_lost, is_timed_out, progress_text, read_records, seconds_taken, sentence
-from .session import Session, find_jobs, live_runners, select_ids
+from .selecting import select_one
+from .session import Session, find_jobs, live_runners
 
 
 class Reason(NamedTuple):
@@ -46,10 +46,7 @@ def why(
 def put_why(session: Session, word: str) -> int:
     """Print the reason for the job that a person named."""
     with session.open() as connection:
-        ids = select_ids(connection, [word])
-        if len(ids) != 1:
-            raise usage(f"why takes one job, got {len(ids)}")
-        [record] = read_records(connection, find_jobs(connection, ids))
+        [record] = read_records(connection, find_jobs(connection, [select_one(connection, word, "why")]))
         reason = find_reason(connection, record, time.time())
     job = record.job
     if session.is_json:

@@ -5,123 +5,146 @@ Runs in: the command line.
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import typer
 
-from ..job import ACTIVE, Job, State
-from ..store import queries
+from ..job import ACTIVE, TERMINAL, Job, State
+from ..store import queries, selection
 from ..store.connection import Connection
-from . import options, render
-from .problems import usage
-from .records import Record, as_json, progress_text, read_records, seconds_taken, state_label
-from .session import Session, find_jobs, live_runners, select_ids
+from ..store.selection import Filter
+from . import columns, options, render
+from .problems import FAILED, usage
+from .records import Record, as_json, read_records
+from .selecting import has_filter, read_filter, select_ids
+from .session import Session, find_jobs
 
 #: How many jobs are shown unless -a or -n says otherwise.
 MOST_ACTIVE, MOST_FINISHED = 50, 10
-_PAGE = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """Which jobs a person wants to see."""
+    """Which jobs a person wants to see, and how."""
 
     words: list[str]
-    states: frozenset[State]
+    wanted: Filter
+    is_narrowed: bool
+    #: Whether anything was said of which.
     is_all: bool
-    limit: int | None
+    limit: int | None = None
+    fields: tuple[str, ...] | None = None
+    sort: str | None = None
+    is_reversed: bool = False
+    is_tsv: bool = False
+    is_cut: bool = True
 
 
 def status(
     context: typer.Context,
     ids: options.Ids = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="All jobs, however many.")] = False,
-    state: Annotated[
-        list[str] | None, typer.Option("--state", metavar="STATE", help="Only these; may be repeated.")
-    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", metavar="N", min=0, help="At most so many.")] = None,
+    fields: Annotated[
+        str | None, typer.Option("--fields", metavar="LIST", help="What to show of each: id,state,name,exit_code.")
+    ] = None,
+    sort: Annotated[str | None, typer.Option("--sort", metavar="FIELD", help="In the order of this field.")] = None,
+    is_reversed: Annotated[bool, typer.Option("--reverse", help="In the opposite order.")] = False,
     tsv: Annotated[bool, typer.Option("--tsv", help="Tab-separated, nothing cut.")] = False,
+    no_trunc: Annotated[bool, typer.Option("--no-trunc", help="Cut nothing, on a terminal, too.")] = False,
     count: Annotated[
-        bool, typer.Option("--count", help="Only how many: jobs that have not ended, or what --state and -a say.")
+        bool, typer.Option("--count", help="Only how many: jobs that have not ended, or what the filters say.")
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep the list on the screen; q ends it.")] = False,
+    until_done: Annotated[bool, typer.Option("--until-done", help="With --watch: end when all of them have.")] = False,
+    wants_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 when one of them has failed.")] = False,
     task_id: options.TaskId = None,
 ) -> int:
     """List jobs: those that have not ended, and the last that have.
 
     fwl status
     fwl status 45 46
-    fwl status -a --state failed
+    fwl status -a --state failed --since 24h
+    fwl status --watch --queue io
+    fwl status --tsv --fields id,name,exit_code
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     wish = Wish(
         words=[*(ids or []), *([task_id] if task_id is not None else [])],
-        states=frozenset(_parse_state(text) for text in state or []),
+        wanted=read_filter(session),
+        is_narrowed=has_filter(session),
         is_all=everything,
         limit=limit,
+        fields=columns.parse_fields(fields),
+        sort=sort,
+        is_reversed=is_reversed,
+        is_tsv=tsv,
+        is_cut=not no_trunc,
     )
+    if until_done and not watch:
+        raise usage("--until-done goes with --watch; to wait for jobs: fwl wait")
     with session.open() as connection:
         if count:
             return _put_count(session, connection, wish)
-        return _put(session, connection, wish, is_tsv=tsv)
+        if watch:
+            from .live_list import watch as watch_list
+
+            records = watch_list(session, connection, wish, is_until_done=until_done)
+        else:
+            records = _put(session, connection, wish)
+    return FAILED if wants_code and any(record.job.state is State.FAILED for record in records) else 0
 
 
 def put_default(session: Session) -> int:
     """What `fwl` alone prints."""
-    wish = Wish(words=[], states=frozenset(), is_all=False, limit=None)
     with session.open() as connection:
-        return _put(session, connection, wish, is_tsv=False)
-
-
-def _parse_state(text: str) -> State:
-    try:
-        return State(text)
-    except ValueError:
-        raise usage(f'--state: "{text}" is not a state. States: {" ".join(State)}') from None
+        _put(session, connection, Wish(words=[], wanted=Filter(), is_narrowed=False, is_all=False))
+    return 0
 
 
 # ---- which
 
 
+def read(connection: Connection, wish: Wish, *, is_complete: bool = False) -> list[Record]:
+    """The jobs a person wants to see, in the order in which they are shown."""
+    jobs = _select(connection, wish)
+    records = read_records(connection, jobs, is_complete=is_complete or wish.fields is not None)
+    return columns.sort(records, wish.sort, is_reversed=wish.is_reversed)
+
+
 def _select(connection: Connection, wish: Wish) -> list[Job]:
     if wish.words:
-        jobs = [
-            job
-            for job in find_jobs(connection, select_ids(connection, wish.words))
-            if not wish.states or job.state in wish.states
-        ]
-    elif wish.is_all or wish.states - ACTIVE:
-        jobs = [job for job in _pages(connection) if not wish.states or job.state in wish.states]
-    elif wish.states:
-        jobs = [job for job in connection.read(queries.active, 2**31) if job.state in wish.states]
-    else:
-        return _lately(connection, wish.limit)
-    return jobs if wish.limit is None else jobs[: wish.limit]
+        ids = select_ids(connection, wish.words)
+        jobs = find_jobs(connection, ids)
+        if wish.is_narrowed:
+            matching = set(connection.read(selection.everything, replace(wish.wanted, ids=tuple(ids))))
+            jobs = [job for job in jobs if job.id in matching]
+        return jobs[: wish.limit]
+    ids = _ids(connection, wish)
+    jobs_by_id = {job.id: job for job in connection.read(queries.get_many, ids)}
+    return [jobs_by_id[job_id] for job_id in ids if job_id in jobs_by_id]
 
 
-def _lately(connection: Connection, limit: int | None) -> list[Job]:
-    active = connection.read(queries.active, MOST_ACTIVE if limit is None else limit)
-    rest = MOST_FINISHED if limit is None else min(MOST_FINISHED, limit - len(active))
-    return active + connection.read(queries.finished, rest)
-
-
-def _pages(connection: Connection) -> Iterator[Job]:
-    last = 0
-    while page := connection.read(queries.everything, last, _PAGE):
-        yield from page
-        last = page[-1].id
+def _ids(connection: Connection, wish: Wish) -> list[int]:
+    is_asked_for_ended = len(wish.wanted.states) < len(State) and bool(wish.wanted.states & TERMINAL)
+    if wish.is_all or is_asked_for_ended:
+        return connection.read(selection.everything, wish.wanted)[: wish.limit]
+    limit = MOST_ACTIVE if wish.limit is None and not wish.is_narrowed else wish.limit
+    active = connection.read(selection.active, wish.wanted, limit)
+    most = MOST_FINISHED if wish.limit is None else min(MOST_FINISHED, wish.limit - len(active))
+    return active + connection.read(selection.ended, wish.wanted, most)
 
 
 def _put_count(session: Session, connection: Connection, wish: Wish) -> int:
-    states = wish.states or (frozenset(State) if wish.is_all else ACTIVE)
+    is_narrowed = wish.is_narrowed or wish.is_all
     if wish.words:
         total = len(_select(connection, wish))
+    elif is_narrowed:
+        total = connection.read(selection.count, wish.wanted)
     else:
-        total = connection.read(_count, json.dumps(sorted(states)))
+        total = sum(connection.read(queries.counts).values())
     if session.is_json:
         session.put_json("fwl.count/1", count=total)
     else:
@@ -129,94 +152,47 @@ def _put_count(session: Session, connection: Connection, wish: Wish) -> int:
     return 0
 
 
-def _count(sql: sqlite3.Connection, states: str) -> int:
-    row = sql.execute("SELECT count(*) FROM job WHERE state IN (SELECT value FROM json_each(?))", (states,)).fetchone()
-    return int(row[0])
-
-
 # ---- how
 
 
-def _put(session: Session, connection: Connection, wish: Wish, *, is_tsv: bool) -> int:
-    jobs = _select(connection, wish)
-    if session.is_quiet and not session.is_json:
-        for job in jobs:
-            print(job.id)
-        return 0
-    records = read_records(connection, jobs, is_complete=session.is_json)
+def _put(session: Session, connection: Connection, wish: Wish) -> list[Record]:
+    records = read(connection, wish, is_complete=session.is_json)
     if session.is_json:
-        session.put_json("fwl.jobs/1", jobs=[as_json(record) for record in records])
-    elif is_tsv:
-        render.put_tsv([_tsv_row(record) for record in records])
+        put_json(session, records, wish)
+    elif session.is_quiet:
+        for record in records:
+            print(record.job.id)
+    elif wish.is_tsv:
+        render.put_tsv([columns.row(record, wish.fields or columns.MACHINE_FIELDS) for record in records])
     elif records:
-        now = time.time()
-        render.put_columns(_HEADER, [_row(record, now) for record in records])
-        _put_footer(session, connection, jobs, wish)
+        from . import footer
+
+        footer.put_database(session)
+        header, rows = columns.table(records, wish.fields or columns.FIELDS, time.time())
+        render.put_columns(header, rows, is_cut=wish.is_cut)
+        render.flush()
+        if not (wish.words or wish.is_narrowed or wish.is_all):
+            _put_hidden(session, connection, records)
+        footer.put(session, connection)
     else:
-        session.say(
-            "no jobs match"
-            if wish.words or wish.states or wish.is_all
-            else "no jobs yet. Try: fwl submit -- echo hello"
-        )
-    return 0
+        is_narrowed = wish.words or wish.is_narrowed or wish.is_all
+        session.say("no jobs match" if is_narrowed else "no jobs yet. Try: fwl submit -- echo hello")
+    return records
 
 
-_HEADER = ("ID", "STATE", "QUEUE", "NAME", "AGE", "TIME", "COMMAND")
+def put_json(session: Session, records: list[Record], wish: Wish) -> None:
+    """The list as one document."""
+    session.put_json("fwl.jobs/1", jobs=[_as_json(record, wish) for record in records])
 
 
-def _row(record: Record, now: float) -> list[str]:
-    job = record.job
-    taken = seconds_taken(job, now) if job.state in (State.RUNNING, State.SUCCEEDED, State.FAILED) else None
-    return [
-        str(job.id),
-        state_label(job),
-        job.queue,
-        job.name or "-",
-        render.age(now - job.created_at),
-        render.duration(taken),
-        record.text + _remark(record, now),
-    ]
+def _as_json(record: Record, wish: Wish) -> dict[str, object]:
+    if wish.fields is None:
+        return as_json(record)
+    return {name: columns.value(record, name) for name in wish.fields}
 
 
-def _remark(record: Record, now: float) -> str:
-    """What a person asks next: `  (in 25s)`, `  (40/100 half-way)`."""
-    job = record.job
-    remarks = []
-    if job.state is State.SCHEDULED and job.due_at is not None:
-        remarks.append(f"in {render.duration(job.due_at - now)}")
-    elif job.state is State.BLOCKED and job.reason:
-        remarks.append(job.reason)
-    elif job.state is State.RUNNING:
-        remarks += [progress_text(record.progress)] if record.progress is not None else []
-        remarks += ["being cancelled"] if job.cancel is not None else []
-    return "".join(f"  ({remark})" for remark in remarks)
-
-
-def _tsv_row(record: Record) -> list[object]:
-    job = record.job
-    return [
-        job.id,
-        job.state,
-        job.queue,
-        job.name,
-        render.rfc3339(job.created_at),
-        render.rfc3339(job.started_at),
-        render.rfc3339(job.finished_at),
-        job.exit_code,
-        job.reason,
-        record.text,
-    ]
-
-
-def _put_footer(session: Session, connection: Connection, jobs: list[Job], wish: Wish) -> None:
-    render.flush()
+def _put_hidden(session: Session, connection: Connection, records: list[Record]) -> None:
     counts = connection.read(queries.counts)
-    hidden = sum(counts.values()) - sum(1 for job in jobs if not job.has_ended)
-    if hidden > 0 and not (wish.words or wish.states or wish.is_all):
+    hidden = sum(counts.values()) - sum(record.job.state in ACTIVE for record in records)
+    if hidden > 0:
         session.say(f"{hidden} more have not ended; all of them: fwl status -a")
-    rows = live_runners(connection)
-    pids = ", ".join(str(row.pid) for row in rows)
-    served = f"worker pid {pids}" if rows else "no worker is running"
-    session.chat(
-        f"{counts[State.RUNNING]} running, {counts[State.QUEUED]} queued - {served} - db {render.clean(connection.paths.database)}"
-    )

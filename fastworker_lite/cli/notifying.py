@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 PATIENCE = 5.0
 
 
-def group() -> None:
-    """Try whether the ends of jobs are told."""
+def group(context: typer.Context) -> int:
+    """Try whether the ends of jobs are told.
+
+    fwl notify test
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+    return 0
 
 
 def test(

@@ -1,158 +1,13 @@
-"""Options that every command takes, before the command's name or after it.
+"""Options that several commands share.
 
 Runs in: the command line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
-
-from .problems import usage
-from .session import Session
-
-#: The flag with which a command's exit code becomes the job's, and its parameter.
-_PASS_THROUGH = {
-    "submit": ("--wait", "wait"),
-    "wait": ("--exit-code", "exit_code_wanted"),
-    "logs": ("--exit-code", "exit_code_wanted"),
-    "cron run": ("--wait", "wait"),
-}
-
-#: What people type who come from other job runners.
-_MEANT = {
-    "add": "fwl submit",
-    "enqueue": "fwl submit",
-    "exec": "fwl run",
-    "kill": "fwl cancel",
-    "restart": "fwl retry",
-    "rerun": "fwl retry",
-    "tail": "fwl logs -f",
-    "follow": "fwl logs -f",
-    "output": "fwl logs",
-    "explain": "fwl why",
-    "list": "fwl status",
-    "ps": "fwl status",
-    "jobs": "fwl status",
-    "info": "fwl show",
-    "start": "fwl worker",
-    "serve": "fwl worker",
-    "schedule": "fwl cron",
-    "schedules": "fwl cron list",
-    "crontab": "fwl cron list",
-}
-
-
-#: How a paragraph of examples begins.
-_EXAMPLES = ("fwl ", "*/5 ", "printf ", "crontab ")
-
-
-def _set(name: str) -> Callable[[typer.Context, Any, Any], None]:
-    def store(context: typer.Context, _: Any, value: Any) -> None:
-        if value:
-            setattr(context.find_object(Session), name, value)
-
-    return store
-
-
-def _global_options() -> list[Any]:
-    return [
-        TyperOption(
-            param_decls=["--db"], metavar="FILE", expose_value=False, callback=_set("database_flag"),
-            help="The database.  [env: FWL_DB]",
-        ),
-        TyperOption(
-            param_decls=["--config"], metavar="FILE", expose_value=False, callback=_set("config_flag"), envvar="FWL_CONFIG",
-            help="The configuration, instead of the nearest fastworker.toml.  [env: FWL_CONFIG]",
-        ),
-        TyperOption(
-            param_decls=["--json"], is_flag=True, default=False, expose_value=False, callback=_set("is_json"),
-            help="JSON on stdout.",
-        ),
-        TyperOption(
-            param_decls=["-q", "--quiet"], is_flag=True, default=False, expose_value=False, callback=_set("is_quiet"),
-            help="Only what was asked for; lists print ids.",
-        ),
-    ]  # fmt: skip
-
-
-class Command(TyperCommand):
-    """A command with the global options; the words after the first that is not an option are left as they are."""
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        self.params += _global_options()
-        self.help = _keep_examples(self.help or "")
-
-    def parse_args(self, context: Any, args: list[str]) -> list[str]:
-        """Parse, and note what an error would have to look like."""
-        session = context.find_object(Session)
-        name = context.command_path.partition(" ")[2]
-        flag, parameter = _PASS_THROUGH.get(name, ("", ""))
-        own = list(_before_dashes(args))
-        session.is_json = session.is_json or "--json" in own
-        session.is_pass_through = name == "run" or flag in own
-        rest = super().parse_args(context, _expand_args(args) if name == "submit" else args)
-        session.is_pass_through = name == "run" or bool(context.params.get(parameter))
-        return rest
-
-
-def _keep_examples(text: str) -> str:
-    """Have the lines of examples stay lines: the parser would fill a paragraph, unless \\b says that it is not one."""
-    paragraphs = text.split("\n\n")
-    return "\n\n".join(f"\b\n{one}" if one.lstrip().startswith(_EXAMPLES) else one for one in paragraphs)
-
-
-class Group(TyperGroup):
-    """The commands; one that does not exist is answered with the one that was meant."""
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        self.params += _global_options()
-
-        self.help = _keep_examples(self.help or "")
-
-    def resolve_command(self, context: Any, args: list[str]) -> Any:
-        name = args[0]
-        if self.get_command(context, name) is None and not name.startswith("-"):
-            raise usage(f'no command "{name}".{self._suggestion(name)}')
-        return super().resolve_command(context, args)
-
-    def _suggestion(self, name: str) -> str:
-        from difflib import get_close_matches
-
-        visible = [known for known, command in self.commands.items() if not command.hidden]
-        close = get_close_matches(name, visible, n=1)
-        meant = f"fwl {close[0]}" if close else _MEANT.get(name)
-        return f" Did you mean: {meant}?" if meant else f" Commands: {' '.join(visible)}"
-
-
-def _before_dashes(args: list[str]) -> Iterator[str]:
-    for word in args:
-        if word == "--":
-            return
-        yield word
-
-
-def _expand_args(args: list[str]) -> list[str]:
-    """FastWorker's `--args 5 3 --non-blocking` as `--args=5 --args=3 --non-blocking`."""
-    if "--task-name" not in args and not any(word.startswith("--task-name=") for word in args):
-        return args
-    expanded, is_inside = [], False
-    for word in args:
-        if word.startswith("--"):
-            is_inside = word == "--args"
-            if not is_inside:
-                expanded.append(word)
-        else:
-            expanded.append(f"--args={word}" if is_inside else word)
-    return expanded
-
-
-# ---- options that several commands share
 
 Queue = Annotated[str | None, typer.Option("--queue", "-Q", metavar="NAME", help="The queue.")]
 Priority = Annotated[
@@ -216,14 +71,30 @@ Rate = Annotated[str | None, typer.Option("--rate", metavar="N/s|m|h|d", help="B
 Key = Annotated[str | None, typer.Option("--key", metavar="TEXT", help="Count only those with this key for that.")]
 Folder = Annotated[str | None, typer.Option("--cwd", "-C", metavar="DIR", help="Where to run it, instead of here.")]
 CleanEnvironment = Annotated[bool, typer.Option("--clean-env", help="Keep only PATH, HOME, USER, LANG and the like.")]
-Environment = Annotated[list[str] | None, typer.Option("--env", metavar="K=V", help="Set a variable; may be repeated.")]
+Environment = Annotated[
+    list[str] | None, typer.Option("--env", metavar="K=V", help="Set a variable, or keep one (K); may be repeated.")
+]
+EnvironmentFile = Annotated[
+    str | None, typer.Option("--env-file", metavar="FILE", help="Set those in this file: NAME=value lines.")
+]
+Script = Annotated[
+    str | None, typer.Option("--script", metavar="FILE|-", help="Run this program as it is now; ARG... follow.")
+]
+Stdin = Annotated[str | None, typer.Option("--stdin", metavar="FILE|-", help="What it reads; - takes ours along.")]
+Job = Annotated[str, typer.Argument(metavar="ID", help="45, @last, or a name.")]
+Delay = Annotated[str | None, typer.Option("--in", metavar="DUR", help="Start after this time.")]
+At = Annotated[str | None, typer.Option("--at", metavar="TIME", help="Start at this time: 2026-11-24 03:00 or 03:00.")]
+Hold = Annotated[bool, typer.Option("--hold", help="Do not begin it before fwl release.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="K=V", help="By which to find it; may be repeated.")]
 Shell = Annotated[
     str | None, typer.Option("-c", "--shell", metavar="STRING", help="A line for /bin/sh instead of a command.")
 ]
 NewQueue = Annotated[bool, typer.Option("--new-queue", help="Make the queue if there is none of that name.")]
 Words = Annotated[list[str] | None, typer.Argument(metavar="-- CMD [ARG...]", help="The command and its arguments.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="ID...", help="45, 40-45, @last, @failed, @active, or - for ids on stdin.")
+    list[str] | None,
+    typer.Argument(metavar="ID...", help="45, 40-45, @last, @failed, @active, a name, or - for ids on stdin."),
 ]
 TaskId = Annotated[str | None, typer.Option("--task-id", hidden=True)]
 ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="The schedule.")]

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
-from .. import producer
+from .. import producer, serialization
 from ..errors import ConfigError
 from ..job import Command, Kind, NewJob
 from ..options import JobOptions
@@ -22,7 +24,7 @@ from .problems import CommandError, usage
 from .values import read_arguments
 
 #: The keys of a line of --format jsonl.
-_OPTIONS = ("name", "queue", "priority", "timeout", "retries", "after", "unique", "lock")
+_OPTIONS = ("name", "queue", "priority", "timeout", "retries", "tags", "after", "unique", "lock")
 _KEYS = {"argv", "shell", "task", "args", "kwargs", "cwd", "env", *_OPTIONS}
 
 
@@ -32,21 +34,34 @@ class Order:
 
     words: list[str]
     shell: str | None = None
+    script: str | None = None
+    #: A file, or - for stdin, whose text is the program.
     task: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     source: str | None = None
     source_format: str = "lines"
     cwd: str
     environment: dict[str, str]
+    stdin: str | None = None
+    #: A file that the command reads, or - for ours, which comes along.
     is_checked: bool = True
     allowed_modules: tuple[str, ...] = ()
     options: JobOptions
+    _stored_environment: bytes = b""
+    _script: str | None = None
+    _input: str | None = None
+    #: What was read of the files named above.
 
 
 def build(order: Order) -> list[NewJob]:
     """The jobs of an order, all of them checked. Raises before anything is stored."""
-    if order.shell is not None and order.task is not None:
-        raise usage("give one of -- CMD, -c STRING and --task NAME")
+    if sum(one is not None for one in (order.shell, order.task, order.script)) > 1:
+        raise usage("give one of -- CMD, -c STRING, --script FILE and --task NAME")
+    if order.task is not None and order.stdin is not None:
+        raise usage("--stdin is for commands; a task gets arguments")
+    if [order.source, order.script, order.stdin].count("-") > 1:
+        raise usage("only one of --from, --script and --stdin can read stdin")
+    order = _with_texts(order)
     if order.source is not None:
         jobs = list(_bulk(order))
         if not jobs:
@@ -55,10 +70,27 @@ def build(order: Order) -> list[NewJob]:
     return [build_one(order)]
 
 
+def _with_texts(order: Order) -> Order:
+    """With what is the same for all its jobs, read and encoded once."""
+    given: dict[str, Any] = {"_stored_environment": serialization.encode_environment(order.environment)}
+    if order.script is not None:
+        given["_script"] = _read_text("--script", order.script)
+    if order.stdin == "-":
+        given["_input"] = _read_text("--stdin", "-")
+    elif order.stdin is not None:
+        given["stdin"] = os.path.join(order.cwd, order.stdin)
+        if order.is_checked and not os.access(given["stdin"], os.R_OK):
+            raise usage(f"--stdin: cannot read {order.stdin}")
+    return replace(order, **given)
+
+
 def build_one(order: Order) -> NewJob:
     """One call or command."""
     if order.task is not None:
         return _call(order)
+    if order.script is not None:
+        name = "script" if order.script == "-" else os.path.basename(order.script)
+        return _command(order, Command(argv=[name, *order.words], shell=None, cwd=order.cwd, script=order._script))
     if order.shell is not None:
         if order.words:
             raise usage("-c takes one string; put its arguments into it, or use -- CMD [ARG...]")
@@ -73,9 +105,16 @@ def build_one(order: Order) -> NewJob:
 
 
 def _command(order: Order, command: Command) -> NewJob:
-    if order.is_checked and not os.path.isdir(order.cwd):
+    if order.is_checked and not _is_folder(order.cwd):
         raise usage(f"--cwd: there is no folder {order.cwd}")
-    return producer.build_command(command, order.environment, order.options)
+    if order.stdin is not None:
+        command = replace(command, stdin=None if order.stdin == "-" else order.stdin, input=order._input)
+    return producer.build_command(command, order._stored_environment, order.options)
+
+
+@lru_cache(maxsize=64)
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path)
 
 
 def _call(order: Order) -> NewJob:
@@ -93,6 +132,23 @@ def _call(order: Order) -> NewJob:
         return producer.build_json_call(order.task, args, kwargs | order.kwargs, order.options)
     except UnicodeEncodeError:
         raise usage("--task: the name is not valid Unicode") from None
+
+
+def changed_command(job: NewJob, words: Sequence[str], cwd: str | None) -> NewJob:
+    """A command with other words, or in another folder; as it is when there is neither."""
+    if not words and cwd is None:
+        return job
+    if job.kind is not Kind.COMMAND:
+        raise usage("the job is a task's call; it has neither command nor folder")
+    command = serialization.decode_command(job.payload)
+    if cwd is not None:
+        command = replace(command, cwd=os.path.abspath(cwd))
+        if not _is_folder(command.cwd):
+            raise usage(f"--cwd: there is no folder {cwd}")
+    if words:
+        command = replace(command, argv=list(words), shell=None, script=None)
+    built = producer.build_command(command, job.environment, job.options)
+    return replace(job, task=built.task, payload=built.payload, checksum=built.checksum)
 
 
 def check_task(job: NewJob) -> bool:
@@ -116,6 +172,7 @@ def check_program(program: str, cwd: str, path: str) -> None:
     raise usage(f'no executable named "{program}" on PATH', hint)
 
 
+@lru_cache(maxsize=64)  # of a hundred thousand lines, all but few run the same
 def find_program(program: str, cwd: str, path: str) -> str | None:
     """The file that would be started."""
     if "/" in program:
@@ -129,9 +186,10 @@ def find_program(program: str, cwd: str, path: str) -> str | None:
 
 
 def _bulk(order: Order) -> Iterator[NewJob]:
-    if order.shell is not None or (order.task is not None and order.source_format == "jsonl"):
+    is_whole = order.source_format == "jsonl"
+    if order.shell is not None or (is_whole and (order.task is not None or order.script is not None)):
         raise usage("--from takes -- CMD [ARG...] or --task NAME, and with --format jsonl neither")
-    text = _read_source(order.source or "-")
+    text = _read_text("--from", order.source or "-")
     if order.source_format == "jsonl":
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
@@ -139,30 +197,44 @@ def _bulk(order: Order) -> Iterator[NewJob]:
         return
     if order.source_format not in ("lines", "nul"):
         raise usage(f'--format: "{order.source_format}" is not a format. Formats: lines nul jsonl')
-    if not order.words and order.task is None:
+    if not order.words and order.task is None and order.script is None:
         raise usage("nothing to run. Usage: fwl submit --from FILE -- CMD [ARG...]  ({} is the line)")
     for line in text.split("\0") if order.source_format == "nul" else text.split("\n"):
         if line:
             yield build_one(replace(order, words=fill_in(order.words, line)))
 
 
+#: What stands for a line, or for a part of it, as in GNU parallel.
+_PLACES: dict[str, Callable[[str], str]] = {
+    "{}": str,
+    "{.}": lambda line: re.sub(r"\.[^/.]+$", "", line),
+    "{/}": lambda line: line.rpartition("/")[2],
+    "{//}": lambda line: os.path.dirname(line) or ".",
+    "{/.}": lambda line: re.sub(r"\.[^/.]+$", "", line.rpartition("/")[2]),
+}
+_PLACE = re.compile("|".join(map(re.escape, _PLACES)))
+
+
 def fill_in(words: Sequence[str], line: str) -> list[str]:
-    """*words* with *line* in the place of every `{}`, or at the end when there is none."""
-    if any("{}" in word for word in words):
-        return [word.replace("{}", line) for word in words]
-    return [*words, line]
+    """*words* with *line* in the place of every `{}`, or at the end when nothing stands for it.
+
+    `{.}` is the line without its extension, `{/}` its last part, `{//}` its folder, `{/.}` the last part without its extension.
+    """
+    filled = [_PLACE.sub(lambda found: _PLACES[found[0]](line), word) if "{" in word else word for word in words]
+    return filled if any("{" in word and _PLACE.search(word) for word in words) else [*filled, line]
 
 
-def _read_source(source: str) -> str:
+def _read_text(option: str, source: str) -> str:
+    """What is in a file, or comes from stdin; bytes that are not UTF-8 stay as they are."""
     if source == "-":
         if render.is_terminal(sys.stdin):
-            raise usage("--from - reads stdin, which is a terminal; pipe something into it, or name a file")
+            raise usage(f"{option} - reads stdin, which is a terminal; pipe something into it, or name a file")
         return os.fsdecode(sys.stdin.buffer.read())
     try:
         with open(source, "rb") as file:
             return os.fsdecode(file.read())
     except OSError as error:
-        raise usage(f"--from: {source}: {error.strerror}") from None
+        raise usage(f"{option}: {source}: {error.strerror}") from None
 
 
 def _from_json(order: Order, number: int, line: str) -> NewJob:
@@ -193,9 +265,11 @@ def _job_from(order: Order, fields: dict[str, Any]) -> NewJob:
         shell=fields.get("shell"),
         task=fields.get("task"),
         cwd=os.path.join(order.cwd, fields.get("cwd", "")).rstrip("/") or "/",
-        environment=order.environment | fields.get("env", {}),
         options=replace(order.options, **changed),
     )
+    if "env" in fields:
+        environment = order.environment | fields["env"]
+        own = replace(own, environment=environment, _stored_environment=serialization.encode_environment(environment))
     if own.task is None:
         return build_one(own)
     _call(replace(own, kwargs={}))  # checks the name

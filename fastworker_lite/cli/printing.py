@@ -43,6 +43,8 @@ class Form:
     is_json: bool = False
     is_raw: bool = False
     #: Bytes even for a terminal, which may obey them.
+    is_escaped: bool = False
+    #: Even into a pipe, nothing that a terminal would obey.
     has_prefix: bool = False
     #: Whether each line says whose it is,
     has_time: bool = False
@@ -57,7 +59,7 @@ class Printer:
     def __init__(self, form: Form) -> None:
         self._form = form
         self._is_terminal = {
-            stream: not form.is_raw and render.is_terminal(own)
+            stream: form.is_escaped or (not form.is_raw and render.is_terminal(own))
             for stream, own in zip(STREAMS, (sys.stdout, sys.stderr), strict=True)
         }
         self._rests: dict[tuple[int, str], Piece] = {}

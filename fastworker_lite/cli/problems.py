@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .. import errors
 
 OK, FAILED, USAGE, NOT_FOUND, REFUSED = 0, 1, 2, 3, 4
-DATA, BUG, IO, BUSY, CONFIG = 65, 70, 74, 75, 78
+DATA, UNAVAILABLE, BUG, IO, BUSY, CONFIG = 65, 69, 70, 74, 75, 78
 TIMED_OUT, OWN_TROUBLE, INTERRUPTED = 124, 125, 130
 
 _NAMES = {
@@ -21,6 +21,7 @@ _NAMES = {
     NOT_FOUND: "not_found",
     REFUSED: "refused",
     DATA: "not_our_database",
+    UNAVAILABLE: "unavailable",
     BUG: "unexpected",
     IO: "storage",
     BUSY: "busy",

@@ -17,9 +17,10 @@ from ..job import Job, State
 from ..store import queries
 from ..store.connection import Connection
 from . import options, render
-from .problems import NOT_FOUND, CommandError, usage
+from .problems import FAILED, NOT_FOUND, CommandError, usage
 from .records import attempt_text, exit_code, log_size, outcome_text
-from .session import Session, find_jobs, select_some
+from .selecting import select
+from .session import Session, find_jobs
 
 if TYPE_CHECKING:
     from .printing import Piece, Printer
@@ -66,6 +67,9 @@ def logs(
     ] = None,
     exit_code_wanted: Annotated[bool, typer.Option("--exit-code", help="Exit with the code of the job.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Every byte as it is, on a terminal, too.")] = False,
+    escape: Annotated[
+        bool, typer.Option("--escape", help="Nothing that a terminal would obey, into a pipe, too.")
+    ] = False,
     timestamps: Annotated[
         bool, typer.Option("--timestamps", "-t", help="With -f: when each line came; - for those that were there.")
     ] = False,
@@ -83,13 +87,15 @@ def logs(
     so only what is followed can have its times.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
+    if raw and escape:
+        raise usage("give either --raw or --escape, not both")
     wish = Wish(streams=_streams(stdout, stderr), attempt=_parse_attempt(attempt, follow), is_followed=follow)
     if timestamps and not follow:
         raise usage("-t goes with -f: when a line was printed is known only while it is")
     if wait and not ids:
         raise usage("--wait waits for a job that is named: fwl logs --wait 45")
     with session.open() as connection:
-        jobs = find_jobs(connection, select_some(connection, ids)) if ids else [_the_one(session, connection)]
+        jobs = find_jobs(connection, select(session, connection, ids)) if ids else [_the_one(session, connection)]
         if wait:
             jobs = _wait_for_start(session, connection, jobs)
         _check(jobs, wish, is_code_wanted=exit_code_wanted)
@@ -101,12 +107,26 @@ def logs(
             form = Form(
                 is_json=session.is_json,
                 is_raw=raw,
+                is_escaped=escape,
                 has_prefix=len(jobs) > 1,
                 has_time=timestamps,
                 last_lines=lines,
             )
             _put(session, connection, jobs, wish, Printer(form))
         return exit_code(find_jobs(connection, [jobs[0].id])[0])[0] if exit_code_wanted else 0
+
+
+def follow_jobs(session: Session, connection: Connection, ids: list[int]) -> int:
+    """Show what these jobs print until they have ended. Returns the one's exit code, or 1 when any of them did not succeed."""
+    from .printing import Form, Printer
+
+    wish = Wish(streams=frozenset(STREAMS), attempt=None, is_followed=True)
+    form = Form(is_json=session.is_json, is_raw=False, has_prefix=len(ids) > 1, last_lines=None)
+    _put(session, connection, find_jobs(connection, ids), wish, Printer(form))
+    ended = find_jobs(connection, ids)
+    if len(ended) == 1:
+        return exit_code(ended[0])[0]
+    return 0 if all(job.state is State.SUCCEEDED for job in ended) else FAILED
 
 
 def _streams(stdout: bool, stderr: bool) -> frozenset[str]:
@@ -163,10 +183,16 @@ def _check(jobs: Sequence[Job], wish: Wish, *, is_code_wanted: bool) -> None:
         raise usage("--exit-code takes one job")
     if is_code_wanted and not (wish.is_followed or jobs[0].has_ended):
         raise usage(f"job {jobs[0].id} has not ended; add -f to wait for its exit code")
-    if wish.is_followed and len(jobs) > MOST_FOLLOWED:
-        raise usage(f"-f takes up to {MOST_FOLLOWED} jobs, got {len(jobs)}")
+    if wish.is_followed:
+        check_number("-f", len(jobs))
     for job in jobs:
         wish.numbers(job)
+
+
+def check_number(option: str, count: int) -> None:
+    """Refuse to follow more jobs than there may be files open."""
+    if count > MOST_FOLLOWED:
+        raise usage(f"{option} takes up to {MOST_FOLLOWED} jobs, got {count}")
 
 
 def _put_paths(session: Session, connection: Connection, jobs: Sequence[Job], wish: Wish) -> None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import serialization
-from ..job import Attempt, Command, Job, Kind, Progress, State
-from ..store import queries, situation, ticks
+from ..job import Attempt, Command, Job, Kind, Parent, Progress, State
+from ..limits import read_limits
+from ..store import dependencies, queries, situation, ticks
 from ..store.connection import Connection
 from . import render
 from .problems import FAILED, OWN_TROUBLE, TIMED_OUT
@@ -35,10 +36,16 @@ class Record:
     progress: Progress | None = None
     schedule: tuple[str, float] | None = None
     #: That made it, and the tick it is for.
+    parents: list[Parent] | None = None
+    #: The jobs it waits, or waited, for; None where nobody asked.
     attempts: list[Attempt] | None = None
     #: Every try, the last or running one included; None where nobody asked.
     logs: tuple[str, str] | None = None
     #: Where the output goes once an attempt is over: stdout and stderr of the last one.
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return dict(json.loads(self.job.tags)) if self.job.tags else {}
 
     @property
     def text(self) -> str:
@@ -52,6 +59,7 @@ def read_records(connection: Connection, jobs: Sequence[Job], *, is_complete: bo
     progress = connection.read(situation.progress_of, ids)
     results = _read_results(connection, ids) if is_complete else {}
     schedules = connection.read(ticks.schedules_of, ids)
+    parents = connection.read(dependencies.parents_of_many, ids) if is_complete else {}
     return [
         Record(
             job=job,
@@ -60,6 +68,7 @@ def read_records(connection: Connection, jobs: Sequence[Job], *, is_complete: bo
             result=results.get(job.id),
             progress=_of_this_attempt(job, progress.get(job.id)),
             schedule=schedules.get(job.id),
+            parents=parents.get(job.id, []),
             logs=_logs(connection, job),
         )
         for job in jobs
@@ -217,7 +226,12 @@ def as_json(record: Record) -> dict[str, Any]:
         "traceback": job.traceback,
         "attempt": job.attempt,
         "max_attempts": job.tries,
-        **_UNUSED,
+        "slots": 1,
+        "tags": record.tags,
+        "unique_key": job.unique_key,
+        "lock": _lock(job),
+        "after": [parent.number for parent in record.parents or []],
+        "after_mode": record.parents[0].kind if record.parents else "success",
         "created_at": render.rfc3339(job.created_at),
         "run_after": render.rfc3339(job.due_at),
         "started_at": render.rfc3339(job.started_at),
@@ -237,15 +251,9 @@ def as_json(record: Record) -> dict[str, Any]:
     }
 
 
-#: What jobs of this version do not have, named all the same: absent is null, never missing.
-_UNUSED: dict[str, Any] = {
-    "slots": 1,
-    "tags": {},
-    "unique_key": None,
-    "lock": None,
-    "after": [],
-    "after_mode": "success",
-}
+def _lock(job: Job) -> str | None:
+    keys = [limit.key for limit in read_limits(job.limits or "[]")]
+    return next((key.removeprefix("lock ") for key in keys if key.startswith("lock ")), None)
 
 
 def _progress_json(progress: Progress | None) -> dict[str, Any] | None:

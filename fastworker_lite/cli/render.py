@@ -42,10 +42,10 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def say(text: str) -> None:
+def say(text: str, end: str = "\n") -> None:
     """A line for a person, on stderr."""
     if sys.stderr is not None:
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True, end=end)
 
 
 def chat(text: str) -> None:
@@ -65,17 +65,39 @@ def put_json(document: dict[str, Any]) -> None:
     print(json.dumps(document, separators=(",", ":")), flush=True)
 
 
+def put_path(path: str) -> None:
+    """A path on a line of stdout: as it is for programs, and for a terminal without what would steer it."""
+    print(clean(path) if is_terminal(sys.stdout) else path)
+
+
 # ---- lists
 
 
-def put_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def put_columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, is_cut: bool = True) -> None:
     """A list in columns. Only the last is ever cut, and only on a terminal."""
+    for line in columns(header, rows, terminal_width() if is_cut else None):
+        print(line)
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    """The lines of a list in columns, the last of which is cut so that each line fits into *width*."""
     table = [header, *[[clean(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in table) for column in range(len(header) - 1)]
-    width = terminal_width()
+    lines = []
     for row in table:
         fixed = "".join(cell.ljust(size + 2) for cell, size in zip(row, widths, strict=False))
-        print(fixed + _cut(row[-1], width and width - len(fixed)))
+        lines.append(fixed + _cut(row[-1], width and width - len(fixed)))
+    return lines
+
+
+def is_unicode(stream: TextIO | None) -> bool:
+    """Whether more than ASCII can be printed there."""
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
+
+
+def dot(stream: TextIO | None) -> str:
+    """What stands between two things on a line."""
+    return "·" if is_unicode(stream) else "-"
 
 
 def _cut(text: str, room: int | None) -> str:
@@ -102,8 +124,8 @@ def fit(text: str, columns: int, stream: TextIO) -> str:
     return text[:end] + dots if columns > len(dots) else text[:end]
 
 
-def _dots(stream: TextIO) -> str:
-    return "…" if (stream.encoding or "").lower().replace("-", "") == "utf8" else "..."
+def _dots(stream: TextIO | None) -> str:
+    return "…" if is_unicode(stream) else "..."
 
 
 def terminal_width(stream: TextIO | None = None) -> int | None:

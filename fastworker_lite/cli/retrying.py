@@ -17,7 +17,8 @@ from ..store.connection import Connection
 from . import acting, options, render
 from .acting import Result
 from .problems import no_such_job
-from .session import NO_WORKER, Session, live_runners, require_words, select_some
+from .selecting import select
+from .session import NO_WORKER, Session, live_runners
 
 
 def retry(context: typer.Context, ids: options.Ids = None) -> int:
@@ -27,11 +28,10 @@ def retry(context: typer.Context, ids: options.Ids = None) -> int:
     fwl retry @failed
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
-    words = require_words(ids, "retry")
     waker = Waker()
     with session.open() as connection:
         try:
-            selected = select_some(connection, words)
+            selected = select(session, connection, ids or [], frozenset(map(State, RETRIED)))
             results = {job_id: _retry(session, connection, waker, job_id) for job_id in selected}
         finally:
             waker.close()

@@ -46,6 +46,7 @@ def run(
     context: typer.Context,
     words: options.Words = None,
     shell: options.Shell = None,
+    script: options.Script = None,
     quiet_unless_failed: Annotated[
         bool, typer.Option("--quiet-unless-failed", help="Show the output only of a job that failed.")
     ] = False,
@@ -56,6 +57,7 @@ def run(
     new_queue: options.NewQueue = False,
     priority: options.Priority = None,
     name: options.Name = None,
+    tag: options.Tags = None,
     timeout: options.Timeout = None,
     grace: options.Grace = None,
     retries: options.Retries = None,
@@ -77,6 +79,12 @@ def run(
     cwd: options.Folder = None,
     clean_env: options.CleanEnvironment = False,
     env: options.Environment = None,
+    env_file: options.EnvironmentFile = None,
+    stdin: options.Stdin = None,
+    ping: Annotated[
+        str | None,
+        typer.Option("--ping", metavar="URL", help="Post to URL/start, and to URL/CODE with the end of its output."),
+    ] = None,
 ) -> int:
     """Queue a command, run it, show its output, and exit with its code.
 
@@ -94,8 +102,10 @@ def run(
     order = Order(
         words=words or [],
         shell=shell,
+        script=script,
+        stdin=stdin,
         cwd=os.path.abspath(cwd or "."),
-        environment=capture_environment(clean_env, env or []),
+        environment=capture_environment(clean_env, env_file, env or []),
         is_checked=False,
         options=parse_options(
             queue=queue, priority=priority, name=name, timeout=timeout, grace=grace, retries=retries,
@@ -104,11 +114,16 @@ def run(
             on_lost=on_lost or session.config.job.on_lost or ("fail" if skip_if_running else None),
             after=parse_ids(after), after_any=parse_ids(after_any), after_failure=parse_ids(after_fail),
             lock=lock, skip_if_running=skip_if_running, concurrency=concurrency, rate=rate, key=key,
+            tags=tag,
         ).over(session.config.job),
     )  # fmt: skip
     from .terminals import Shown
 
     jobs = build(order)
+    if ping is not None:
+        from . import pinging
+
+        pinging.check(ping)
     with session.open() as connection:
         if not new_queue:
             check_own_queues(session, connection, jobs)
@@ -121,10 +136,16 @@ def run(
         if stored.existing:
             say_skipped(connection, job_id, jobs[0])
             return 0
-        return _run(session, connection, job_id, Shown(is_output=not quiet_unless_failed, is_terminal=not no_pty))
+        shown = Shown(is_output=not quiet_unless_failed, is_terminal=not no_pty)
+        if ping is None:
+            return _run(session, connection, job_id, shown)[1]
+        pinging.tell_start(session, ping)
+        job, code = _run(session, connection, job_id, shown)
+        pinging.tell_end(session, connection, ping, job, code)
+        return code
 
 
-def _run(session: Session, connection: Connection, job_id: int, shown: Shown) -> int:
+def _run(session: Session, connection: Connection, job_id: int, shown: Shown) -> tuple[Job, int]:
     from .signals import Signals
 
     job = None
@@ -140,7 +161,7 @@ def _run(session: Session, connection: Connection, job_id: int, shown: Shown) ->
     if job.state is State.CANCELLED and signals.last is not None:
         code = 128 + signals.last
     _put_end(session, job, code, is_told=not shown.is_output)
-    return code
+    return job, code
 
 
 def _recover_holder(session: Session, connection: Connection, job: NewJob) -> None:

@@ -6,26 +6,20 @@ Runs in: the command line.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import Annotated
 
 import typer
 
-from .. import __version__
 from .. import config as configuration
 from ..errors import ConfigError
 from ..settings import Config
-from . import options, render
+from . import options
 from .problems import CONFIG, USAGE, CommandError, usage
 from .session import Session, check_queues
 from .values import parse_duration
-
-if TYPE_CHECKING:
-    from queue import SimpleQueue
-
-    from ..runner import Runner
 
 Workers = Annotated[
     int | None, typer.Option("--workers", metavar="N", min=1, max=512, help="Worker processes; one for each core.")
@@ -50,52 +44,39 @@ def worker(
     stop_timeout: Annotated[
         str | None, typer.Option("--stop-timeout", metavar="DUR", help="How long jobs may go on after a stop.")
     ] = None,
+    idle_exit: Annotated[
+        str | None,
+        typer.Option(
+            "--idle-exit",
+            metavar="DUR",
+            envvar="FWL_IDLE_EXIT",
+            show_envvar=False,
+            help="Stop when there was nothing to do for so long.  [env: FWL_IDLE_EXIT]",
+        ),
+    ] = None,
+    no_cron: Annotated[bool, typer.Option("--no-cron", help="Leave the schedules to others.")] = False,
+    log_file: Annotated[
+        str | None, typer.Option("--log-file", metavar="FILE", help="Write there what would be printed here.")
+    ] = None,
+    starting_lock: Annotated[int | None, typer.Option("--starting-lock", hidden=True)] = None,
 ) -> int:
     """Run jobs until told to stop by TERM or Ctrl-C; told twice, running jobs are ended.
 
+    HUP has it read the configuration again: schedules, queues, listeners, hooks and what to keep.
+
     fwl worker --workers 4 --tasks mytasks
+    fwl worker --idle-exit 10m
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
-    config = prepare(session, workers, tasks, queues, new_queue, parse_duration("--stop-timeout", stop_timeout))
-    from queue import SimpleQueue
+    patience, idle = parse_duration("--stop-timeout", stop_timeout), parse_duration("--idle-exit", idle_exit)
 
-    from ..runner import Runner
+    def configured() -> Config:
+        return prepare(replace(session), workers, tasks, queues, new_queue, patience)
 
-    happened: SimpleQueue[int] = SimpleQueue()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: happened.put(number))
-    runner = Runner(session.database, config)
-    runner.start()
-    _put_banner(session, config)
-    _serve(session, runner, happened)
-    if runner.error is not None:
-        raise runner.error
-    return 0
+    from .foreground import Foreground
 
-
-def _put_banner(session: Session, config: Config) -> None:
-    count = config.worker_count
-    served = f"{count} worker{'s' if count != 1 else ''}"
-    line = f"fastworker_lite {__version__} · db {session.database} · {served} · pid {os.getpid()}"
-    encoding = (getattr(sys.stderr, "encoding", "") or "").lower().replace("-", "")
-    session.say(render.clean(line if encoding == "utf8" else line.replace("·", "-")))
-
-
-def _serve(session: Session, runner: Runner, happened: SimpleQueue[int]) -> None:
-    """Sleep until the runner has ended. Signals are passed on to it from here: a handler that runs in it could block it."""
-    from threading import Thread
-
-    def tell_the_end() -> None:
-        runner.join()
-        happened.put(0)
-
-    Thread(target=tell_the_end, daemon=True).start()
-    is_stopping = False
-    while happened.get():
-        session.say("stopping at once" if is_stopping else "stopping: running jobs may end (again to end them now)")
-        is_stopping = True
-        runner.stop()
-    session.say("stopped")
+    foreground = Foreground(session, configured, log_file)
+    return foreground.serve(idle_exit=idle, has_cron=not no_cron, starting_lock=starting_lock)
 
 
 # ---- what both need

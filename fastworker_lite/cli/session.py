@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import os
 import sqlite3
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,11 +20,12 @@ from .. import leases
 from ..errors import ConfigError
 from ..job import Job
 from ..settings import Config
-from ..store import queries, runners, situation
+from ..store import queries, runners
 from ..store.connection import Connection
+from ..store.create import read_header
 from ..store.jobs import DEFAULT_QUEUE
 from . import render
-from .problems import CONFIG, NOT_FOUND, CommandError, no_such_job, usage
+from .problems import CONFIG, NOT_FOUND, CommandError, no_such_job
 
 NO_WORKER = "queued; no worker is running. Start one: fwl worker   Or run the queue now: fwl drain"
 
@@ -39,6 +40,10 @@ class Session:
     is_quiet: bool = False
     is_pass_through: bool = False
     #: Whether the exit code is the job's own, so that our troubles must be 125.
+    takes_no_input: bool = False
+    #: Whether nothing may be asked, on a terminal either.
+    filters: dict[str, Any] = field(default_factory=dict)
+    #: The conditions for jobs that were given; selecting.py reads them.
 
     @cached_property
     def config(self) -> Config:
@@ -54,6 +59,32 @@ class Session:
             return configuration.database_path(self.database_flag, self.config)
         except ConfigError as error:
             raise CommandError(str(error), CONFIG) from error
+
+    @property
+    def is_usual_database(self) -> bool:
+        """Whether it is this user's own, which does not depend on the folder or the environment."""
+        is_named = self.database_flag is not None or bool(os.environ.get("FWL_DB"))
+        return not is_named and self.config.db is None and self.config.path is None
+
+    def find_database(self) -> str:
+        """As `database`, for commands that only look: no folder is made for it."""
+        try:
+            return configuration.database_path(self.database_flag, self.config, makes_folder=False)
+        except ConfigError as error:
+            raise CommandError(str(error), CONFIG) from error
+
+    @contextlib.contextmanager
+    def open_existing(self) -> Iterator[Connection | None]:
+        """A connection to the file as it is; None when there is none yet."""
+        path = self.find_database()
+        if not has_database(path):
+            yield None
+            return
+        connection = Connection(path, blocks_signals=True)
+        try:
+            yield connection
+        finally:
+            connection.close()
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Connection]:
@@ -79,6 +110,11 @@ class Session:
 
 
 # ---- what commands ask the file
+
+
+def has_database(path: str) -> bool:
+    """Whether there is a database of ours. Raises when there is something else in its place."""
+    return os.path.exists(path) and read_header(path) is not None
 
 
 def live_runners(connection: Connection) -> list[runners.RunnerRow]:
@@ -113,65 +149,3 @@ def _queue_names(sql: sqlite3.Connection) -> set[str]:
 def knows_task(rows: Sequence[runners.RunnerRow], task: str) -> bool:
     """Whether a runner knows this name, or is still starting and might."""
     return any(row.tasks is None or task in json.loads(row.tasks) for row in rows)
-
-
-# ---- selectors
-
-
-def select_ids(connection: Connection, words: Sequence[str]) -> list[int]:
-    """The jobs that a person names, each once, in this order: `45`, `40-45`, `@last`, `@failed`, `@active`, `-` for stdin."""
-    ids: dict[int, None] = {}
-    for word in words:
-        if word == "-":
-            ids.update(dict.fromkeys(select_ids(connection, _read_ids())))
-        elif word in _SELECTORS:
-            ids.update(dict.fromkeys(connection.read(_SELECTORS[word])))
-        else:
-            ids.update(dict.fromkeys(_parse_ids(word)))
-    return list(ids)
-
-
-#: Words that stand for the jobs that a query finds.
-_SELECTORS: dict[str, Callable[[sqlite3.Connection], list[int]]] = {
-    "@last": lambda sql: [queries.newest_id(sql)],
-    "@failed": situation.failed_ids,
-    "@active": lambda sql: [job.id for job in queries.active(sql, 2**31)],
-}
-
-
-def require_words(words: Sequence[str] | None, command: str) -> Sequence[str]:
-    """What a person named; naming nothing does not mean everything."""
-    if not words:
-        raise usage(f"which jobs? Give ids: fwl {command} 45 46")
-    return words
-
-
-def select_some(connection: Connection, words: Sequence[str]) -> list[int]:
-    """As `select_ids`, for commands that act on jobs: raises when there are none."""
-    ids = select_ids(connection, words)
-    if not ids:
-        raise CommandError(f"no job is {' or '.join(word.removeprefix('@') for word in words)}", NOT_FOUND)
-    return ids
-
-
-def _read_ids() -> list[str]:
-    if render.is_terminal(sys.stdin):
-        raise usage("- reads ids from stdin, which is a terminal; name them instead")
-    return [word for word in sys.stdin.read().split() if word != "-"]
-
-
-def _parse_ids(word: str) -> Sequence[int]:
-    first, dash, last = word.partition("-")
-    if not (_is_id(first) and (_is_id(last) if dash else True)):
-        raise usage(
-            f'"{word}" is not a job; give ids (45), ranges (40-45), @last, @failed, @active, or - for ids on stdin'
-        )
-    if not dash:
-        return [int(first)]
-    if int(last) < int(first) or int(last) - int(first) >= 100_000:
-        raise usage(f'"{word}" is not a range of up to 100000 ids')
-    return range(int(first), int(last) + 1)
-
-
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 19

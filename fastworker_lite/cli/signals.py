@@ -13,6 +13,28 @@ from types import FrameType
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Arrivals:
+    """Signals, and a word from other threads, for a main thread that does nothing but wait for them.
+
+    A queue would not do: of two signals that come at once another thread may take both, and then nothing wakes the main
+    one, which alone runs handlers. The interpreter writes them into this pipe on whichever thread they come.
+    """
+
+    def __init__(self) -> None:
+        self._outlet, self._inlet = os.pipe()
+        os.set_blocking(self._inlet, False)
+        signal.set_wakeup_fd(self._inlet, warn_on_full_buffer=False)
+        for number in ENDING:
+            signal.signal(number, lambda *_: None)
+
+    def put(self, number: int) -> None:
+        os.write(self._inlet, bytes([number]))
+
+    def get(self) -> int:
+        """Wait for the next one."""
+        return os.read(self._outlet, 1)[0]
+
+
 class Signals:
     """While it lasts, INT, TERM and HUP are only noted, and so is that the terminal has another size."""
 

@@ -6,13 +6,15 @@ Runs in: the command line.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from .. import producer
+from .. import producer, serialization
 from ..errors import JobNotFound
 from ..job import Kind, NewJob
 from ..options import JobOptions
@@ -32,6 +34,7 @@ def submit(
     context: typer.Context,
     words: options.Words = None,
     shell: options.Shell = None,
+    script: options.Script = None,
     task: Annotated[
         str | None,
         typer.Option("--task", metavar="NAME", help="A task instead of a command; ARG and KEY=VALUE follow."),
@@ -40,24 +43,29 @@ def submit(
         list[str] | None, typer.Option("--import", metavar="MODULE", help="Allow --task MODULE:function.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="FILE|-", help="One job for each line; {} is the line.")
+        str | None,
+        typer.Option("--from", metavar="FILE|-", help="One job for each line; {} is the line, {.} without extension."),
     ] = None,
     source_format: Annotated[
         str, typer.Option("--format", metavar="lines|nul|jsonl", help="How --from is read.")
     ] = "lines",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and exit with the job's code.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="As --wait, and show what it prints.")] = False,
+    is_dry: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Only check it, and print the commands that would be queued.")
+    ] = False,
     queue: options.Queue = None,
     new_queue: options.NewQueue = False,
     priority: options.Priority = None,
-    delay: Annotated[str | None, typer.Option("--in", metavar="DUR", help="Start after this time.")] = None,
-    at: Annotated[
-        str | None, typer.Option("--at", metavar="TIME", help="Start at this time: 2026-11-24 03:00 or 03:00.")
-    ] = None,
+    delay: options.Delay = None,
+    at: options.At = None,
     zone: Annotated[
         str | None, typer.Option("--tz", metavar="ZONE", help="The zone of --at, such as Europe/Berlin.")
     ] = None,
     past_ok: Annotated[bool, typer.Option("--past-ok", help="A time that is over means now.")] = False,
+    hold: options.Hold = False,
     name: options.Name = None,
+    tag: options.Tags = None,
     timeout: options.Timeout = None,
     grace: options.Grace = None,
     retries: options.Retries = None,
@@ -83,9 +91,12 @@ def submit(
     cwd: options.Folder = None,
     clean_env: options.CleanEnvironment = False,
     env: options.Environment = None,
+    env_file: options.EnvironmentFile = None,
+    stdin: options.Stdin = None,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Queue it even if there is no such program here.")
     ] = False,
+    no_start: Annotated[bool, typer.Option("--no-start", help="Start no worker if there is none.")] = False,
     task_name: Annotated[str | None, typer.Option("--task-name", hidden=True)] = None,
     args: Annotated[list[str] | None, typer.Option("--args", hidden=True)] = None,
     kwargs: Annotated[str | None, typer.Option("--kwargs", hidden=True)] = None,
@@ -103,12 +114,14 @@ def submit(
     order = Order(
         words=[*(words or []), *(args or [])],
         shell=shell,
+        script=script,
+        stdin=stdin,
         task=task or task_name,
         kwargs=read_object("--kwargs", kwargs) if kwargs else {},
         source=source,
         source_format=source_format,
         cwd=os.path.abspath(cwd or "."),
-        environment=capture_environment(clean_env, env or []),
+        environment=capture_environment(clean_env, env_file, env or []),
         is_checked=not no_check,
         allowed_modules=(*session.config.tasks, *(imported or [])),
         options=parse_options(
@@ -118,10 +131,35 @@ def submit(
             after=parse_ids(after), after_any=parse_ids(after_any), after_failure=parse_ids(after_fail),
             unique=unique, on_conflict=on_conflict, idempotency_key=idempotency_key, debounce=debounce,
             lock=lock, skip_if_running=skip_if_running, concurrency=concurrency, rate=rate, key=key,
-            delay=delay, at=at, zone=zone, past_ok=past_ok,
+            delay=delay, at=at, zone=zone, past_ok=past_ok, tags=tag, hold=hold,
         ).over(session.config.job),
     )  # fmt: skip
-    return _submit(session, build(order), is_waited_for=wait, makes_queues=new_queue, skips=skip_if_running)
+    jobs = build(order)
+    if wait and follow:
+        raise usage("--follow waits, too: give one of --wait and --follow")
+    if follow:
+        from .reading import check_number
+
+        check_number("--follow", len(jobs))
+    way = Way(
+        is_dry=is_dry, is_waited_for=wait, is_followed=follow, makes_queues=new_queue, skips=skip_if_running,
+        starts=not no_start,
+    )  # fmt: skip
+    return _submit(session, jobs, way)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """What is to be done besides storing the jobs."""
+
+    is_dry: bool
+    is_waited_for: bool
+    is_followed: bool
+    makes_queues: bool
+    skips: bool
+    #: Whether nothing is stored while another job has the lock.
+    starts: bool
+    #: Whether a worker may be started.
 
 
 #: The options that are spans of time, by the name that each has in `JobOptions`.
@@ -136,6 +174,8 @@ def parse_options(
     past_ok: bool = False,
     retry_on_timeout: bool = False,
     skip_if_running: bool = False,
+    tags: list[str] | None = None,
+    hold: bool = False,
     **given: str | int | float | list[str] | None,
 ) -> JobOptions:
     """The options as they were typed, checked."""
@@ -153,6 +193,8 @@ def parse_options(
         | {
             "priority": parse_priority(given.get("priority")),  # type: ignore[arg-type]
             "retry_on_timeout": retry_on_timeout or None,
+            "tags": parse_pairs("--tag", tags) if tags else None,
+            "hold": hold or None,
             "delay": parse_duration("--in", delay),
             "eta": parse_time("--at", at, zone=zone, is_past_ok=past_ok),
         }
@@ -183,36 +225,92 @@ _LOGIN = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ")
 _OF_A_JOB = ("FWL_JOB_ID", "FWL_ATTEMPT", "FWL_QUEUE", "FWL_DB", "FWL_SCHEDULED_FOR")
 
 
-def capture_environment(is_clean: bool, pairs: Sequence[str]) -> dict[str, str]:
-    """The variables a command will find: ours, but for those that say which job we are in."""
+def capture_environment(is_clean: bool, file: str | None, pairs: Sequence[str]) -> dict[str, str]:
+    """The variables a command will find: ours, but for those that say which job we are in; those of *file*; and *pairs*."""
     variables = {name: value for name, value in os.environ.items() if name not in _OF_A_JOB}
     if is_clean:
         variables = {name: value for name, value in variables.items() if name in _LOGIN or name.startswith("LC_")}
-    return variables | parse_pairs("--env", pairs)
+    return variables | _read_env_file(file) | parse_pairs("--env", list(map(_with_value, pairs)))
 
 
-def _submit(session: Session, jobs: list[NewJob], *, is_waited_for: bool, makes_queues: bool, skips: bool) -> int:
+def _read_env_file(path: str | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    from ..commands import read_env_file
+
+    try:
+        return read_env_file(path)
+    except (OSError, ValueError) as error:
+        raise usage(f"--env-file: {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _with_value(pair: str) -> str:
+    if "=" in pair:
+        return pair
+    if pair not in os.environ:
+        raise usage(f"--env: {pair} is not set here; give {pair}=VALUE")
+    return f"{pair}={os.environ[pair]}"
+
+
+def _submit(session: Session, jobs: list[NewJob], way: Way) -> int:
     with session.open() as connection:
-        if not makes_queues:
+        if not way.makes_queues:
             check_own_queues(session, connection, jobs)
-        if skips and (holder := lock_holder(connection, jobs[0])) is not None:
+        if way.is_dry:
+            return _put_dry(session, jobs)
+        if way.skips and (holder := lock_holder(connection, jobs[0])) is not None:
             say_skipped(connection, holder, jobs[0])
             return 0
         stored = store(connection, jobs)
         rows = live_runners(connection)
-        _put_ids(session, connection, stored, jobs, is_served=bool(rows))
-        if skips and stored.existing:
+        _put_ids(session, connection, stored, jobs, is_served=bool(rows), is_followed=way.is_followed)
+        if way.skips and stored.existing:
             say_skipped(connection, stored.ids[0], jobs[0])
         elif len(stored.existing) == len(stored.ids):
-            return 0 if not is_waited_for else _wait(session, connection, stored)
+            pass
         elif not rows:
-            render.say(NO_WORKER)
+            if not (way.starts and _start_worker(session, connection)):
+                render.say(NO_WORKER)
         else:
             for name in sorted({job.task for job in jobs if check_task(job) and not knows_task(rows, job.task)}):
                 render.say(
                     f'note: no running worker knows task "{render.clean(name)}"; the job waits for one that does'
                 )
-        return _wait(session, connection, stored) if is_waited_for else 0
+        if way.is_followed:
+            return _follow(session, connection, stored)
+        return _wait(session, connection, stored) if way.is_waited_for else 0
+
+
+def _put_dry(session: Session, jobs: list[NewJob]) -> int:
+    for job in jobs:
+        text = serialization.decode_command(job.payload).text if job.kind == Kind.COMMAND else job.task
+        queue = job.options.queue or DEFAULT_QUEUE
+        if session.is_json:
+            session.put_json("fwl.submitted/1", id=None, queue=queue, kind=str(job.kind), command=text, created=False)
+        else:
+            print(render.clean(text))
+    session.chat(f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'} would be queued")
+    return 0
+
+
+def _follow(session: Session, connection: Connection, stored: Stored) -> int:
+    from .reading import follow_jobs
+
+    return follow_jobs(session, connection, list(stored.ids))
+
+
+def _start_worker(session: Session, connection: Connection) -> bool:
+    """Start a worker, where the settings want that. True when there is one then."""
+    said = os.environ.get("FWL_AUTOSTART", "")
+    when = {"": session.config.autostart, "0": "never", "1": "tty"}.get(said, said)
+    if when not in ("tty", "never", "always"):
+        render.say(f'FWL_AUTOSTART must be tty, never or always, got "{render.clean(said)}"')
+    is_at_terminal = render.is_terminal(sys.stdin) and render.is_terminal(sys.stderr)
+    if not (when == "always" or (when == "tty" and is_at_terminal)):
+        return False
+    from .starting import start_worker
+
+    return start_worker(session, connection)
 
 
 def _wait(session: Session, connection: Connection, stored: Stored) -> int:
@@ -248,15 +346,25 @@ def store(connection: Connection, jobs: Sequence[NewJob]) -> Stored:
         waker.close()
 
 
-def _put_ids(session: Session, connection: Connection, stored: Stored, jobs: list[NewJob], *, is_served: bool) -> None:
+def _put_ids(
+    session: Session,
+    connection: Connection,
+    stored: Stored,
+    jobs: list[NewJob],
+    *,
+    is_served: bool,
+    is_followed: bool,
+) -> None:
     ids = stored.ids
     if session.is_json:
         for job_id, job in zip(ids, jobs, strict=True):
             fields = _submitted(connection, job_id, job, is_served)
             session.put_json("fwl.submitted/1", **fields | {"created": job_id not in stored.existing})
         return
-    for job_id in ids:
-        print(job_id)
+    if is_followed:  # stdout is the jobs' own then
+        session.chat(f"job {', '.join(map(str, ids))} - Ctrl-C leaves it running")
+        return
+    print("\n".join(map(str, ids)))
     render.flush()
     for job_id in sorted(stored.existing):
         _say_kept(connection, job_id)

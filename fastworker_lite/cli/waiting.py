@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from ..job import ACTIVE
 from ..store import queries, queues
 from ..store.connection import Connection
 from ..store.queries import Standing
@@ -21,7 +22,8 @@ from . import options, render
 from .live_line import LiveLine
 from .outcomes import Course, Teller, Wish, put_detached, put_given_up, put_tail, put_timeout, running_ids
 from .problems import NOT_FOUND, TIMED_OUT, CommandError, no_such_job, usage
-from .session import Session, live_runners, require_words, select_some
+from .selecting import select
+from .session import Session, live_runners
 from .values import parse_duration
 from .watching import Look, looks, until_drained
 
@@ -36,7 +38,6 @@ def wait(
     is_any: Annotated[bool, typer.Option("--any", help="End with the first that ends.")] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End with the first that does not succeed.")] = False,
     exit_code_wanted: Annotated[bool, typer.Option("--exit-code", help="Exit with the code of the one job.")] = False,
-    queue: options.Queue = None,
     drained: Annotated[
         bool,
         typer.Option("--drained", help="Until --queue holds nothing that is queued or runs, also of what is added."),
@@ -47,9 +48,10 @@ def wait(
     fwl wait 45 46 --timeout 10m
     fwl wait @active --fail-fast
     fwl wait 45 --for started
+    fwl wait --queue gpu
     fwl wait --queue gpu --drained
 
-    The jobs are those that are there when it begins. One whose record is removed is not waited for any longer.
+    The jobs are those that are there when it begins, but for --drained. One whose record is removed is not waited for any longer.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     seconds = parse_duration("--timeout", timeout)
@@ -62,13 +64,10 @@ def wait(
         is_fail_fast=fail_fast,
         is_pass_through=exit_code_wanted,
     )
-    if drained or queue is not None:
-        _check_drained(ids, queue, wish, is_drained=drained)
-        with session.open() as connection:
-            return _until_drained(session, connection, str(queue), seconds)
-    words = require_words(ids, "wait")
     with session.open() as connection:
-        selected = select_some(connection, words)
+        if drained:
+            return _until_drained(session, connection, _queue_alone(session, ids, wish), seconds)
+        selected = select(session, connection, ids or [], ACTIVE)
         if wish.is_pass_through and len(selected) != 1 and not is_any:
             raise usage("--exit-code takes one job, or --any")
         if wish.is_pass_through and wish.is_for_start:
@@ -76,11 +75,11 @@ def wait(
         return _wait(session, connection, selected, wish)
 
 
-def _check_drained(ids: Sequence[str] | None, queue: str | None, wish: Wish, *, is_drained: bool) -> None:
-    if not is_drained or queue is None:
-        raise usage("--queue and --drained go together: fwl wait --queue gpu --drained")
-    if ids or wish != Wish(seconds=wish.seconds):
-        raise usage("--drained waits for a queue, whatever it holds; it goes with --timeout alone")
+def _queue_alone(session: Session, ids: Sequence[str] | None, wish: Wish) -> str:
+    """The queue that is to be drained; with anything else said, it is not clear what that would mean."""
+    if session.filters.keys() != {"queue"} or ids or wish != Wish(seconds=wish.seconds):
+        raise usage("--drained takes --queue, and --timeout: fwl wait --queue gpu --drained")
+    return str(session.filters["queue"])
 
 
 def until_ended(session: Session, connection: Connection, ids: list[int], *, is_pass_through: bool = False) -> int:

@@ -221,12 +221,16 @@ class Connection:
                 f"{self.paths.database} has schema {version}, which no release has written; restore a backup"
             )
 
-    def _after_commit(self) -> None:
+    def check_paths(self) -> None:
+        """Raise `DatabaseGone` when another file, or none, has this one's name by now. Writes see to it themselves."""
         try:
             self._log_size = self._guard.check_paths()
         except DatabaseGone:
             self._is_gone = True
             raise
+
+    def _after_commit(self) -> None:
+        self.check_paths()
         if self._log_size > CHECKPOINT_SIZE:
             self._checkpoint()
 

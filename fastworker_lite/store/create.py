@@ -10,7 +10,6 @@ import os
 import sqlite3
 import stat
 import struct
-from importlib import resources
 
 from ..errors import NotOurDatabase, SchemaTooNew, StorageError
 from ..paths import SidePaths, sync_directory
@@ -83,6 +82,13 @@ def create_database(paths: SidePaths) -> None:
     sync_directory(os.path.dirname(paths.database))
 
 
+def read_schema() -> str:
+    """The statements that make a new database."""
+    from importlib import resources  # 2 ms, for the one process that makes the file
+
+    return resources.files(__package__).joinpath("schema.sql").read_text()
+
+
 def _write_schema(path: str) -> None:
     sql = sqlite3.connect(path, isolation_level=None)
     try:
@@ -90,7 +96,7 @@ def _write_schema(path: str) -> None:
         sql.execute("PRAGMA auto_vacuum = INCREMENTAL")
         sql.execute("PRAGMA synchronous = FULL")
         sql.execute("PRAGMA fullfsync = ON")
-        schema = resources.files(__package__).joinpath("schema.sql").read_text()
+        schema = read_schema()
         sql.executescript(
             f"BEGIN; {schema}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )

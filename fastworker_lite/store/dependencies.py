@@ -7,8 +7,9 @@ Runs in: every process.
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..errors import JobNotFound
@@ -44,6 +45,13 @@ def add_edges(sql: sqlite3.Connection, child: int, parents: Sequence[Parent]) ->
         )
         if outcome is not None:
             sql.execute("INSERT OR IGNORE INTO ended_parent VALUES (?)", (parent.number,))
+
+
+def look_again(sql: sqlite3.Connection, child: int) -> None:
+    """Have the next `resolve` consider a job anew: its parents may have ended while it could not begin for another reason."""
+    sql.execute(
+        "INSERT OR IGNORE INTO ended_parent SELECT parent FROM edge WHERE child = ? AND outcome IS NOT NULL", (child,)
+    )
 
 
 def resolve(sql: sqlite3.Connection, now: float) -> Consequences:
@@ -110,5 +118,16 @@ def _may_begin(sql: sqlite3.Connection, child: int) -> bool:
 
 def parents_of(sql: sqlite3.Connection, child: int) -> list[Parent]:
     """The jobs that this one waits, or waited, for."""
-    rows = sql.execute("SELECT parent, kind FROM edge WHERE child = ? ORDER BY parent", (child,))
-    return [Parent(*row) for row in rows]
+    return parents_of_many(sql, [child]).get(child, [])
+
+
+def parents_of_many(sql: sqlite3.Connection, children: Iterable[int]) -> dict[int, list[Parent]]:
+    """By child, the jobs that it waits, or waited, for; those that wait for none are missing."""
+    rows = sql.execute(
+        "SELECT child, parent, kind FROM edge WHERE child IN (SELECT value FROM json_each(?)) ORDER BY child, parent",
+        (json.dumps(list(children)),),
+    )
+    found: dict[int, list[Parent]] = {}
+    for child, parent, kind in rows:
+        found.setdefault(child, []).append(Parent(parent, kind))
+    return found

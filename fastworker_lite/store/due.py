@@ -7,7 +7,9 @@ Runs in: every process.
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Sequence
 
 from ..job import Lane
 from . import limits
@@ -58,3 +60,21 @@ def next_due(sql: sqlite3.Connection) -> float | None:
     ).fetchone()[0]
     moments = (due, expires, limits.next_release(sql))
     return min((moment for moment in moments if moment is not None), default=None)
+
+
+#: Whether anything runs, or is queued that who serves these queues would run.
+_HAS_WORK = """
+SELECT EXISTS (SELECT 1 FROM job WHERE state = 'running')
+    OR EXISTS (SELECT 1
+                 FROM queue CROSS JOIN job
+                WHERE NOT queue.paused
+                  AND (:queues IS NULL OR queue.name IN (SELECT value FROM json_each(:queues)))
+                  AND job.state = 'queued'
+                  AND job.queue = queue.name)
+"""
+
+
+def next_work(sql: sqlite3.Connection, queues: Sequence[str] | None) -> float | None:
+    """When there is something to do with jobs, for who serves these *queues* (None: all): 0 for now, None for no time known."""
+    served = None if queues is None else json.dumps(list(queues))
+    return 0.0 if sql.execute(_HAS_WORK, {"queues": served}).fetchone()[0] else next_due(sql)

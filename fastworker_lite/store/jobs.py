@@ -14,19 +14,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import QueueFull
-from ..job import Claimed, Lane, NewJob, Parent
+from ..job import Claimed, Lane, NewJob
 from . import limits
 
 DEFAULT_QUEUE = "default"
-#: What stands in `waits_for` of a job that waits for others. (Else it is the key of a limit.)
-WAITS_FOR_JOBS = "jobs"
+#: What stands in `waits_for` of a job that waits for others, or for a person. (Else it is the key of a limit.)
+WAITS_FOR_JOBS, HELD = "jobs", "hold"
 
 # ---- submitting
 
 #: What every job has; and what few have. A statement that names the latter costs a simple job a third more.
 _COMMON = "state, queue, lane, priority, created_at, kind, task, park, checksum, target, payload"
 _RARE = (
-    "due_at, scheduled_for, expires_at, name, timeout, retries, retry_delay, on_lost, policy, callback, callback_data, "
+    "due_at, scheduled_for, expires_at, name, tags, timeout, retries, retry_delay, on_lost, policy, callback, callback_data, "
     "waits_for, reason, limits, inputs, unique_key, debounce, idempotency_key, environment"
 )
 
@@ -73,7 +73,7 @@ def _common(job: NewJob, now: float) -> tuple[Any, ...]:
     options = job.options
     state = "queued" if options.due_at(now) is None else "scheduled"
     return (
-        "blocked" if job.parents else state,
+        "blocked" if job.parents or options.hold else state,
         options.queue or DEFAULT_QUEUE,
         job.lane,
         options.priority or 0,
@@ -94,6 +94,7 @@ def _rare(job: NewJob, now: float, environments: dict[bytes, int]) -> tuple[Any,
         job.scheduled_for,
         options.expires_at(now),
         options.name,
+        options.tags,
         options.timeout,
         options.retries,
         options.retry_delay,
@@ -101,8 +102,7 @@ def _rare(job: NewJob, now: float, environments: dict[bytes, int]) -> tuple[Any,
         options.policy(),
         options.callback,
         options.callback_data,
-        WAITS_FOR_JOBS if job.parents else None,
-        _after(job.parents) if job.parents else None,
+        *_awaited(job),
         job.limits,
         _inputs(job) if job.inputs else None,
         options.unique,
@@ -112,10 +112,17 @@ def _rare(job: NewJob, now: float, environments: dict[bytes, int]) -> tuple[Any,
     )
 
 
-def _after(parents: Sequence[Parent]) -> str:
-    """Why it waits, for a person."""
+def _awaited(job: NewJob) -> tuple[str | None, str | None]:
+    """What a blocked job waits for, and the same for a person."""
+    if job.options.hold:
+        return HELD, "held"
+    return (WAITS_FOR_JOBS, after([parent.number for parent in job.parents])) if job.parents else (None, None)
+
+
+def after(parents: Sequence[int]) -> str:
+    """Why a job waits that waits for these."""
     more = f" and {len(parents) - 5} more" if len(parents) > 5 else ""
-    return f"after {', '.join(str(parent.number) for parent in parents[:5])}{more}"
+    return f"after {', '.join(map(str, parents[:5]))}{more}"
 
 
 def _inputs(job: NewJob) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..job import TERMINAL, Attempt, Job, Kind, Progress, State
 
 _FIELDS = (
-    "id, state, reason, kind, task, name, queue, priority, created_at, due_at, started_at, finished_at, attempt, failures, "
+    "id, state, reason, kind, task, name, tags, queue, priority, created_at, due_at, started_at, finished_at, attempt, failures, "
     "retries, timeout, expires_at, worker, worker_pid, cancel, unique_key, idempotency_key, limits, exit_code, signal, error_type, error, traceback"
 )
 _NAMES = tuple(name.strip() for name in _FIELDS.split(","))
@@ -34,8 +34,15 @@ SELECT {_FIELDS}, result, result_checksum
  WHERE id IN (SELECT value FROM json_each(?))
    AND state IN {_TERMINAL}
 """
+_RUNNING = f"""
+SELECT {_FIELDS}
+  FROM job INDEXED BY job_running       -- for the order, SQLite would rather read all jobs by id
+ WHERE state = 'running'
+ ORDER BY id
+ LIMIT ?
+"""
 _ACTIVE = [
-    f"SELECT {_FIELDS} FROM job WHERE state = 'running' ORDER BY id LIMIT ?",
+    _RUNNING,
     f"SELECT {_FIELDS} FROM job WHERE state = 'queued' ORDER BY queue, lane, priority DESC, id LIMIT ?",  # as the index is
     f"SELECT {_FIELDS} FROM job WHERE state = 'scheduled' ORDER BY due_at LIMIT ?",
     f"SELECT {_FIELDS} FROM job WHERE state = 'blocked' ORDER BY task, id LIMIT ?",
@@ -171,6 +178,11 @@ def active(sql: sqlite3.Connection, limit: int) -> list[Job]:
     for statement in _ACTIVE:
         found += [_job(row) for row in sql.execute(statement, (limit - len(found),))]
     return found
+
+
+def running(sql: sqlite3.Connection, limit: int) -> list[Job]:
+    """The jobs that run, by id."""
+    return [_job(row) for row in sql.execute(_RUNNING, (limit,))]
 
 
 def finished(sql: sqlite3.Connection, limit: int) -> list[Job]:

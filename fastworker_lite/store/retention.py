@@ -25,13 +25,19 @@ DELETE FROM job
 """
 
 
+class Removed(NamedTuple):
+    """A job that is gone; its logs are still to be removed."""
+
+    id: int
+    attempts: int
+
+
 class Pruned(NamedTuple):
     """What one step has done."""
 
     last: int
     #: The id it has come to; 0 when there are no more.
-    removed: list[tuple[int, int]]
-    #: Id and number of attempts of each job that is gone.
+    removed: list[Removed]
 
 
 def prune_page(
@@ -43,12 +49,18 @@ def prune_page(
     """
     rows = sql.execute(_PAGE_OF_IDS, (after, PAGE)).fetchall()
     old = [
-        (job_id, attempt)
+        Removed(job_id, attempt)
         for job_id, attempt, state, finished_at in rows
         if finished_at is not None and state in before and (finished_at < before[state] or job_id <= surplus)
     ]
-    removed = old if is_dry else [one for one in old if sql.execute(_DELETE, (one[0],)).rowcount]
+    removed = old if is_dry else [one for one in old if sql.execute(_DELETE, (one.id,)).rowcount]
     return Pruned(rows[-1][0] if len(rows) == PAGE else 0, removed)
+
+
+def remove(sql: sqlite3.Connection, job_id: int) -> Removed | None:
+    """Delete one job that has ended; None where there is none, or where it stays."""
+    row = sql.execute("SELECT attempt FROM job WHERE id = ?", (job_id,)).fetchone()
+    return Removed(job_id, row[0]) if row is not None and sql.execute(_DELETE, (job_id,)).rowcount else None
 
 
 def forget_results(sql: sqlite3.Connection, after: int, before: float) -> int:

@@ -29,6 +29,10 @@ class RunnerRow(NamedTuple):
     tasks: str | None
     pid: int
     started_at: float
+    role: str
+    #: "worker" for fwl worker, "drain" for fwl drain, "embedded" for one in a program of somebody's.
+    queues: str | None
+    #: A JSON array, None for all.
 
 
 class WorkerRow(NamedTuple):
@@ -52,15 +56,24 @@ def wake_addresses(sql: sqlite3.Connection) -> list[str]:
     return [where.wake for where in found] + ([where.wake_async for where in found] if has_async else [])
 
 
-def add_runner(sql: sqlite3.Connection, lease: str, version: str, where: Addresses, pid: int, now: float) -> int:
+def add_runner(
+    sql: sqlite3.Connection,
+    lease: str,
+    version: str,
+    where: Addresses,
+    pid: int,
+    now: float,
+    role: str = "embedded",
+    queues: Iterable[str] | None = None,
+) -> int:
     """Store a runner that is starting, and return its id."""
     row = sql.execute(
         """
-        INSERT INTO runner (lease, version, wake, wake_async, control, outbox, pid, started_at)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+        INSERT INTO runner (lease, version, wake, wake_async, control, outbox, pid, started_at, role, queues)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         RETURNING id
         """,
-        (lease, version, *where, pid, now),
+        (lease, version, *where, pid, now, role, None if queues is None else json.dumps(list(queues))),
     ).fetchone()
     return int(row[0])
 
@@ -73,12 +86,26 @@ def set_known_tasks(sql: sqlite3.Connection, runner: int, tasks: Iterable[str]) 
 
 
 def runners(sql: sqlite3.Connection) -> list[RunnerRow]:
-    rows = sql.execute("SELECT id, lease, version, tasks, pid, started_at FROM runner ORDER BY id")
+    rows = sql.execute("SELECT id, lease, version, tasks, pid, started_at, role, queues FROM runner ORDER BY id")
     return [RunnerRow._make(row) for row in rows]
 
 
 def remove_runner(sql: sqlite3.Connection, runner: int) -> None:
     sql.execute("DELETE FROM runner WHERE id = ?", (runner,))
+
+
+def count_running(sql: sqlite3.Connection, pid: int) -> int:
+    """How many jobs the workers of a runner run, by the number of its process."""
+    row = sql.execute(
+        """
+        SELECT count(*)
+          FROM job
+         WHERE state = 'running'
+           AND worker IN (SELECT worker.id FROM worker JOIN runner ON runner.id = worker.runner WHERE runner.pid = ?)
+        """,
+        (pid,),
+    ).fetchone()
+    return int(row[0])
 
 
 def add_worker(sql: sqlite3.Connection, lease: str, runner: int | None, lane: Lane, process: str, now: float) -> int:

@@ -24,6 +24,7 @@ CREATE TABLE job (
     kind         TEXT    NOT NULL,                    -- call | command
     task         TEXT    NOT NULL,                    -- a name, module:function, or the command's first word
     name         TEXT,
+    tags         TEXT,                                -- a JSON object of texts
     reason       TEXT,
     timeout      REAL,                                -- these five: NULL leaves it to the task, then to the default
     retries      INTEGER,
@@ -45,7 +46,7 @@ CREATE TABLE job (
     callback     TEXT,                                -- the socket where its end is told
     callback_data TEXT,                               -- JSON, sent along
     told         TEXT,                                -- its result as listeners get it: a JSON object, see tell() in serialization
-    waits_for    TEXT,                                -- what a blocked job waits for: a limit's key, or 'jobs'
+    waits_for    TEXT,                                -- what a blocked job waits for: a limit's key, 'jobs', or 'hold': a person
     limits       TEXT,                                -- JSON, see limits.py: what it must not exceed while it runs
     inputs       TEXT,                                -- JSON, whose results are its first argument: an id, or a list of them
     unique_key   TEXT,                                -- one job with it waits or runs
@@ -64,6 +65,9 @@ CREATE INDEX job_running   ON job (worker)                         WHERE state =
 -- What the runner reads when it is told of a cancel, and what it reads to end what nobody has started in time.
 CREATE INDEX job_cancel    ON job (worker)                         WHERE state = 'running' AND cancel IS NOT NULL;
 CREATE INDEX job_expires   ON job (expires_at)                     WHERE expires_at IS NOT NULL AND state IN ('queued', 'scheduled', 'blocked');
+
+-- What `fwl health` reads. Only jobs that fail pay for it.
+CREATE INDEX job_failed    ON job (finished_at)                    WHERE state = 'failed';
 
 -- What a submit with such a key reads. The first term is false for all other jobs, whose updates pay for no more than that.
 -- One that somebody wants cancelled makes room for its successor.
@@ -125,7 +129,7 @@ AFTER UPDATE OF state ON job
 WHEN old.limits IS NOT NULL
  AND (old.state = 'running' OR old.state = 'queued')
  AND new.state <> 'running'
- AND new.waits_for IS NULL
+ AND (new.waits_for IS NULL OR new.waits_for = 'hold')
 BEGIN
     DELETE FROM slot WHERE job = old.id;
     UPDATE job
@@ -351,7 +355,9 @@ CREATE TABLE runner (
     outbox     TEXT NOT NULL,       -- and word that there is something to tell
     tasks      TEXT,                -- a JSON array of the names it knows; NULL while it is starting
     pid        INTEGER NOT NULL,
-    started_at REAL NOT NULL
+    started_at REAL NOT NULL,
+    role       TEXT NOT NULL,       -- worker: fwl worker; drain: fwl drain; embedded: in a program of somebody's
+    queues     TEXT                 -- a JSON array of the queues it serves; NULL for all
 ) STRICT;
 
 CREATE TABLE worker (

@@ -9,11 +9,13 @@ import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ..errors import ConfigError
 from ..options import JobOptions
-from ..schedule import FIELDS, Schedule
+
+if TYPE_CHECKING:
+    from ..schedule import Schedule
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,6 +53,8 @@ class TaskRegistry:
         """
         if not callable(function):
             raise ConfigError(f"a task must be a function, got {function!r}")
+        from ..schedule import FIELDS
+
         before, after = declared.pop("before", None), declared.pop("after", None)
         when = {key: declared.pop(key) for key in FIELDS.intersection(declared)}
         task = Task(
@@ -94,6 +98,8 @@ class TaskRegistry:
 
 
 def _schedule(function: Callable[..., Any], when: dict[str, Any]) -> Schedule:
+    from ..schedule import Schedule
+
     schedule = Schedule.parse(when)
     try:
         inspect.signature(function).bind()

@@ -1,0 +1,127 @@
+"""What has a worker run without a person: the texts of a systemd unit, a launchd property list and a line of a crontab.
+
+Runs in: the command line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import sys
+from dataclasses import dataclass, replace
+
+from . import render
+from .problems import usage
+
+#: Seconds that the service manager waits for longer than the worker does.
+_MARGIN = 10.0
+
+_UNIT = """\
+[Unit]
+Description=Jobs of {database} (fastworker_lite)
+
+[Service]
+Type=notify
+ExecStart={command}
+ExecReload=/bin/kill -HUP $MAINPID
+KillMode=mixed
+Restart=on-failure
+RestartPreventExitStatus=2 65 78
+TimeoutStopSec={patience}
+
+[Install]
+WantedBy=default.target
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A worker that is always there."""
+
+    name: str
+    database: str
+    config: str | None
+    stop_timeout: float
+
+    def command(self, verb: str) -> list[str]:
+        """`fwl worker` or `fwl drain`, with no need for a PATH or a current folder."""
+        words = [sys.executable, "-m", "fastworker_lite", verb, "--db", self.database]
+        return words if self.config is None else [*words, "--config", self.config]
+
+    @property
+    def patience(self) -> int:
+        """Seconds from being told to stop to being killed."""
+        return math.ceil(self.stop_timeout + _MARGIN)
+
+
+def systemd_unit(service: Service) -> str:
+    """The text of its unit file."""
+    database = render.clean(service.database).replace("%", "%%")
+    return _UNIT.format(database=database, command=_systemd_command(service), patience=service.patience)
+
+
+def is_unit_of(service: Service, text: str) -> bool:
+    """Whether a unit file is this service's, as far as the database goes."""
+    command = _systemd_command(replace(service, config=None))
+    return any(line == f"ExecStart={command}" or line.startswith(f"ExecStart={command} ") for line in text.splitlines())
+
+
+def _systemd_command(service: Service) -> str:
+    program, *words = service.command("worker")
+    return " ".join([_systemd_quoted(program), *(_systemd_quoted(word.replace("$", "$$")) for word in words)])
+
+
+def _systemd_quoted(word: str) -> str:
+    """A word of a command line, as systemd reads it. Variables are not expanded in the first one, so $ is not ours."""
+    word = word.replace("%", "%%")
+    if re.fullmatch(r"[\w./:=@+,$%-]+", word, re.ASCII):
+        return word
+    escaped = re.sub(r'([\\"])', r"\\\1", word)
+    return '"' + re.sub("[\x00-\x1f\x7f\udc80-\udcff]", _as_byte, escaped) + '"'
+
+
+def _as_byte(found: re.Match[str]) -> str:
+    return f"\\x{ord(found[0]) & 0xFF:02x}"
+
+
+def launchd_label(service: Service) -> str:
+    """What launchd calls it."""
+    return f"local.{service.name}"
+
+
+def launchd_plist(service: Service, log: str) -> str:
+    """The text of its property list; what it prints goes to *log*."""
+    import plistlib
+
+    return plistlib.dumps(
+        {
+            "Label": launchd_label(service),
+            "ProgramArguments": service.command("worker"),
+            "RunAtLoad": True,
+            "KeepAlive": {"SuccessfulExit": False},
+            "ExitTimeOut": service.patience,
+            "StandardOutPath": log,
+            "StandardErrorPath": log,
+        },
+        sort_keys=False,
+    ).decode()
+
+
+def is_plist_of(service: Service, text: str) -> bool:
+    """Whether a property list is this service's, as far as the database goes."""
+    import plistlib
+
+    try:
+        words = plistlib.loads(text.encode())["ProgramArguments"]
+    except (ValueError, KeyError, TypeError, plistlib.InvalidFileException):
+        return False
+    return bool(words[:6] == service.command("worker")[:6])
+
+
+def crontab_line(service: Service) -> str:
+    """The line with which cron runs the queue. A % would end a line there."""
+    line = shlex.join(service.command("drain"))
+    if not line.isprintable():
+        raise usage("a crontab cannot hold the path of this database or its configuration")
+    return f"*/5 * * * * {line.replace('%', chr(92) + '%')}"
