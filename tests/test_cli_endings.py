@@ -196,8 +196,8 @@ def two_jobs(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def test_logs_in_json_name_the_job_the_attempt_and_the_stream(two_jobs: Site) -> None:
     lines = two_jobs.fwl("logs", "2", "--attempt", "all", "--json").stdout.decode().splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"schema": "fwl.logs/1", "job": 2, "attempt": 1, "stream": "out", "line": "first 1"},
-        {"schema": "fwl.logs/1", "job": 2, "attempt": 2, "stream": "out", "line": "second 1"},
+        {"schema": "fwl.logs/1", "job": 2, "attempt": 1, "stream": "out", "ts": None, "line": "first 1"},
+        {"schema": "fwl.logs/1", "job": 2, "attempt": 2, "stream": "out", "ts": None, "line": "second 1"},
     ]
 
 
@@ -270,7 +270,7 @@ def test_who_stops_following_is_told_that_the_job_goes_on(served: Site) -> None:
         following.send_signal(signal.SIGINT)
         _, err = following.communicate(timeout=PATIENCE)
     assert following.returncode == 130
-    assert err.decode().endswith(f"detached; job {job} goes on (fwl cancel {job})\n")
+    assert err.decode().endswith(f"detached; job {job} still running (fwl cancel {job})\n")
     gate.touch()
     assert served.call("-q", "wait", job) == 0
 

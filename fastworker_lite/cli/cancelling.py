@@ -22,7 +22,7 @@ from .records import sentence, signal_name, state_label
 from .selecting import confirm, select
 from .session import Session
 from .values import parse_duration, parse_signal
-from .waiting import watch
+from .watching import watch
 
 #: Seconds after which is looked whether the jobs we wait for still have somebody who would end them.
 LOOK_FOR_RUNNER = 1.0

@@ -37,6 +37,10 @@ def _run(argv: list[str]) -> int:
         return problems.INTERRUPTED
     except BrokenPipeError:
         return _on_broken_pipe()
+    except SystemExit as error:  # what typer makes of a broken pipe
+        if isinstance(error.__context__, BrokenPipeError):
+            return _on_broken_pipe()
+        raise
     except _USAGE_ERROR as error:
         from .meaning import describe
 
@@ -58,20 +62,25 @@ def _with_details(session: Session, error: Exception, problem: Problem) -> Probl
 
 
 def _report(session: Session, problem: Problem) -> int:
-    message = render.clean(problem.message)
     with contextlib.suppress(BrokenPipeError):
-        if session.is_json:
-            error = {
-                "code": problem.code,
-                "message": problem.message,
-                "hint": problem.hint,
-                "exit_code": problem.exit_code,
-            }
-            session.put_json("fwl.error/1", error=error)
-        else:
+        if not session.is_json or not _report_in_json(session, problem):
             hints = (problem.hint or "").splitlines()
+            message = render.clean(problem.message)
             render.say("\n  ".join([f"error: {message}", *(render.clean(hint) for hint in hints)]))
     return problem.exit_code
+
+
+def _report_in_json(session: Session, problem: Problem) -> bool:
+    """False where stdout takes nothing, which may be the problem."""
+    error = {"code": problem.code, "message": problem.message, "hint": problem.hint, "exit_code": problem.exit_code}
+    try:
+        session.put_json("fwl.error/1", error=error)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        _leave_stdout()
+        return False
+    return True
 
 
 def _flush(code: int) -> int:

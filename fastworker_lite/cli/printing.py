@@ -17,6 +17,9 @@ from ..logs import STREAMS
 from . import render
 from .terminals import write_all
 
+#: The longest line that is put together, in bytes; what is longer comes as several.
+LONGEST = 1024 * 1024
+
 #: Colours and the like: they steer nothing, and say nothing.
 _COLOUR = re.compile("\x1b\\[[0-9;:]*m")
 
@@ -29,6 +32,8 @@ class Piece(NamedTuple):
     stream: str
     #: One of `logs.STREAMS`.
     data: bytes
+    at: float | None = None
+    #: When it was read, in Unix seconds, where that is also when it was written.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +46,15 @@ class Form:
     is_escaped: bool = False
     #: Even into a pipe, nothing that a terminal would obey.
     has_prefix: bool = False
-    #: Whether each line says whose it is.
+    #: Whether each line says whose it is,
+    has_time: bool = False
+    #: and when it came.
     last_lines: int | None = None
     #: How many lines of each stream there are to be of what has been printed until now; None for all.
 
 
 class Printer:
-    """Takes pieces as they come."""
+    """Takes pieces as they come. Lines of more than a megabyte are broken, but where the bytes go out as they are."""
 
     def __init__(self, form: Form) -> None:
         self._form = form
@@ -60,8 +67,7 @@ class Printer:
 
     def put(self, piece: Piece) -> None:
         """Print it, as far as it is whole lines where those are wanted."""
-        form = self._form
-        if not (form.is_json or form.has_prefix or self._held is not None or self._is_terminal[piece.stream]):
+        if self._is_exact(piece.stream) and self._held is None:
             write_all(_descriptor(piece.stream), piece.data)
             return
         key = piece.job, piece.stream
@@ -71,9 +77,18 @@ class Printer:
         elif rest is not None:
             piece = piece._replace(data=rest.data + piece.data)
         *lines, last = piece.data.split(b"\n")
+        if len(last) > LONGEST and not self._is_exact(piece.stream):
+            end = _end_of_character(last)
+            lines.append(last[:end])
+            last = last[end:]
         if last:
             self._rests[key] = piece._replace(data=last)
         self._put_lines(piece, lines)
+
+    def _is_exact(self, stream: str) -> bool:
+        """Whether every byte goes out as it came."""
+        form = self._form
+        return not (form.is_json or form.has_prefix or form.has_time or self._is_terminal[stream])
 
     def settle(self) -> None:
         """What comes from now on is wanted whole: print the last lines of what has come so far."""
@@ -84,10 +99,8 @@ class Printer:
 
     def finish(self) -> None:
         """Nothing more will come: print the lines that have no end."""
-        form = self._form
         for piece in self._rests.values():
-            is_exact = not (form.is_json or form.has_prefix or self._is_terminal[piece.stream])
-            self._put_lines(piece, [piece.data], end=b"" if is_exact else b"\n")
+            self._put_lines(piece, [piece.data], end=b"" if self._is_exact(piece.stream) else b"\n")
         self.settle()
 
     def _put_lines(self, piece: Piece, lines: Iterable[bytes], end: bytes = b"\n") -> None:
@@ -99,12 +112,20 @@ class Printer:
             held.extend(formed)
 
     def _formed(self, piece: Piece, line: bytes) -> bytes:
-        if self._form.is_json:
-            fields = {"job": piece.job, "attempt": piece.attempt, "stream": piece.stream}
+        form = self._form
+        if form.is_json:
+            fields = {
+                "job": piece.job,
+                "attempt": piece.attempt,
+                "stream": piece.stream,
+                "ts": render.rfc3339(piece.at),
+            }
             text = line.decode(errors="replace")
             return json.dumps({"schema": "fwl.logs/1", **fields, "line": text}, separators=(",", ":")).encode()
-        prefix = f"{piece.job}| ".encode() if self._form.has_prefix else b""
-        return prefix + (_for_terminal(line) if self._is_terminal[piece.stream] else line)
+        prefix = f"{piece.job}| " if form.has_prefix else ""
+        if form.has_time:
+            prefix += f"{render.rfc3339(piece.at) or '-'} "
+        return prefix.encode() + (_for_terminal(line) if self._is_terminal[piece.stream] else line)
 
     def _write(self, stream: str, lines: Iterable[bytes]) -> None:
         data = b"".join(lines)
@@ -114,6 +135,11 @@ class Printer:
 
 def _descriptor(stream: str) -> int:
     return STREAMS.index(stream) + 1
+
+
+def _end_of_character(data: bytes) -> int:
+    """Where *data* can be cut so that no character is, if it is UTF-8."""
+    return next((end for end in range(LONGEST, LONGEST - 4, -1) if data[end] & 0xC0 != 0x80), LONGEST)
 
 
 def _for_terminal(line: bytes) -> bytes:

@@ -87,6 +87,8 @@ def describe(error: BaseException, *, is_pass_through: bool) -> Problem:
         message, exit_code, hint, code = error.message, error.exit_code, error.hint, error.code
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
         message, exit_code = f"cannot write the output: {error.strerror}", FAILED
+    elif isinstance(error, UnicodeEncodeError):
+        message, exit_code = f'"{error.object}" is not Unicode; only the words of a command may be any bytes', USAGE
     else:
         exit_code = next((code for kind, code in _BY_CLASS if isinstance(error, kind)), BUG)
         is_ours = isinstance(error, errors.FastWorkerError)

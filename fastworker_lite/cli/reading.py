@@ -70,6 +70,10 @@ def logs(
     escape: Annotated[
         bool, typer.Option("--escape", help="Nothing that a terminal would obey, into a pipe, too.")
     ] = False,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", "-t", help="With -f: when each line came; - for those that were there.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="If it has not begun, wait until it does.")] = False,
     path: Annotated[bool, typer.Option("--path", help="Only the names of the files that hold it.")] = False,
 ) -> int:
     """Print what a job has printed: its stdout to stdout, its stderr to stderr.
@@ -79,14 +83,21 @@ def logs(
     fwl logs -n 20 --stderr @failed
     fwl logs 45 --attempt all --json
 
-    Without an ID it is the job that is running, or the last one that ended.
+    Without an ID it is the job that is running, or the last one that ended. The files hold what was printed and not when,
+    so only what is followed can have its times.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     if raw and escape:
         raise usage("give either --raw or --escape, not both")
     wish = Wish(streams=_streams(stdout, stderr), attempt=_parse_attempt(attempt, follow), is_followed=follow)
+    if timestamps and not follow:
+        raise usage("-t goes with -f: when a line was printed is known only while it is")
+    if wait and not ids:
+        raise usage("--wait waits for a job that is named: fwl logs --wait 45")
     with session.open() as connection:
         jobs = find_jobs(connection, select(session, connection, ids)) if ids else [_the_one(session, connection)]
+        if wait:
+            jobs = _wait_for_start(session, connection, jobs)
         _check(jobs, wish, is_code_wanted=exit_code_wanted)
         if path:
             _put_paths(session, connection, jobs, wish)
@@ -98,6 +109,7 @@ def logs(
                 is_raw=raw,
                 is_escaped=escape,
                 has_prefix=len(jobs) > 1,
+                has_time=timestamps,
                 last_lines=lines,
             )
             _put(session, connection, jobs, wish, Printer(form))
@@ -147,6 +159,22 @@ def _the_one(session: Session, connection: Connection) -> Job:
     job = max(recent, key=lambda job: job.finished_at or 0.0)
     session.say(f"no job is running; job {job.id} was the last to end: {job.state}")
     return job
+
+
+def _wait_for_start(session: Session, connection: Connection, jobs: Sequence[Job]) -> list[Job]:
+    """These jobs, once each of them has begun, or ended without that."""
+    from .outcomes import put_detached
+    from .watching import looks
+
+    left = {}
+    try:
+        with contextlib.closing(looks(connection, [job.id for job in jobs], is_for_start=True)) as seen:
+            for look in seen:
+                left = look.left
+    except KeyboardInterrupt:
+        put_detached(session, connection, left)
+        raise
+    return find_jobs(connection, [job.id for job in jobs])
 
 
 def _check(jobs: Sequence[Job], wish: Wish, *, is_code_wanted: bool) -> None:
@@ -215,23 +243,25 @@ def _chunks(path: str) -> Iterator[bytes]:
 
 def _follow(session: Session, connection: Connection, jobs: Sequence[Job], wish: Wish, printer: Printer) -> None:
     from .following import follow
+    from .outcomes import put_detached
     from .printing import Piece
 
     tracks = {job.id: _Track(connection, job) for job in jobs}
+    is_new = False
     try:
         with contextlib.closing(follow(connection, list(tracks))) as pieces:
             for job_id, stream, data in pieces:
                 if not data:
                     printer.settle()
+                    is_new = True  # what was there before is told
                 for track in [tracks[job_id]] if data else tracks.values():
                     if (news := track.look()) is not None:
                         session.say(news)
                 if data and stream in wish.streams:
-                    printer.put(Piece(job_id, tracks[job_id].attempt_of(stream, data), stream, data))
+                    number = tracks[job_id].attempt_of(stream, data)
+                    printer.put(Piece(job_id, number, stream, data, at=time.time() if is_new else None))
     except KeyboardInterrupt:
-        going = [str(job.id) for job in connection.read(queries.get_many, tracks) if not job.has_ended]
-        are = f"job {going[0]} goes on" if len(going) == 1 else f"jobs {', '.join(going)} go on"
-        session.say(f"detached; {are} (fwl cancel {' '.join(going)})")
+        put_detached(session, connection, list(tracks))
         raise
 
 

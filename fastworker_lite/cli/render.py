@@ -138,19 +138,41 @@ def dot(stream: TextIO | None) -> str:
 def _cut(text: str, room: int | None) -> str:
     if room is None or len(text) <= room:
         return text
-    dots = "…" if is_unicode(sys.stdout) else "..."
+    dots = _dots(sys.stdout)
+    if len(text) <= 8 + len(dots):  # the least that is left of any
+        return text
     return text[: max(room - len(dots), 8)] + dots
 
 
-def terminal_width() -> int | None:
-    """The columns there are, None without limit: into a pipe or a file."""
-    if not is_terminal(sys.stdout):
+def fit(text: str, columns: int, stream: TextIO) -> str:
+    """*text* cut to so many columns of a terminal, in which some characters take two and some none."""
+    from unicodedata import combining, east_asian_width
+
+    widths = [0 if combining(one) else 2 if east_asian_width(one) in "WF" else 1 for one in text]
+    if sum(widths) <= columns:
+        return text
+    dots = _dots(stream)
+    room, end = columns - len(dots), 0
+    while end < len(widths) and widths[end] <= room:
+        room -= widths[end]
+        end += 1
+    return text[:end] + dots if columns > len(dots) else text[:end]
+
+
+def _dots(stream: TextIO | None) -> str:
+    return "…" if is_unicode(stream) else "..."
+
+
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """The columns there are on *stream*, stdout by default; None without limit: into a pipe or a file."""
+    stream = stream or sys.stdout
+    if not is_terminal(stream):
         return None
     columns = os.environ.get("COLUMNS", "")
     if columns.isdigit() and int(columns):
         return int(columns)
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+        return os.get_terminal_size(stream.fileno()).columns or None
     except OSError:
         return None
 

@@ -93,7 +93,8 @@ def run(
     fwl run --retries 3 --retry-delay 5s --retry-backoff 2 -- curl -fsS https://example.com
 
     A running worker takes it; without one it runs in this process, and finds a terminal if there is one. Ctrl-C is passed
-    on to the command; a second one ends it.
+    on to the command; a second one ends it. With --skip-if-running a job that is killed with its worker is not tried again,
+    unless --on-lost says so: it would keep the lock until then.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     if session.is_json:
@@ -109,7 +110,8 @@ def run(
         options=parse_options(
             queue=queue, priority=priority, name=name, timeout=timeout, grace=grace, retries=retries,
             retry_delay=retry_delay, retry_backoff=retry_backoff, retry_max_delay=retry_max_delay,
-            retry_on_timeout=retry_on_timeout, expires=expires, callback=notify, on_lost=on_lost,
+            retry_on_timeout=retry_on_timeout, expires=expires, callback=notify,
+            on_lost=on_lost or session.config.job.on_lost or ("fail" if skip_if_running else None),
             after=parse_ids(after), after_any=parse_ids(after_any), after_failure=parse_ids(after_fail),
             lock=lock, skip_if_running=skip_if_running, concurrency=concurrency, rate=rate, key=key,
             tags=tag,

@@ -1,26 +1,29 @@
 """`fwl wait`: block until jobs have ended.
 
+On a terminal one line on stderr says how far it is. Elsewhere stderr says only what changes the outcome; stdout has a line
+for each job that is over, wherever it goes: no line says that one has begun, for its reader may have missed it.
+
 Runs in: the command line.
 """
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import typer
 
-from ..errors import JobNotFound
-from ..job import ACTIVE, Job, State
-from ..store import queries
+from ..job import ACTIVE
+from ..store import queries, queues
 from ..store.connection import Connection
-from ..waiting import Waiter
+from ..store.queries import Standing
 from . import options, render
-from .problems import FAILED, TIMED_OUT, usage
-from .records import as_json, exit_code, read_records, seconds_taken, sentence
+from .live_line import LiveLine
+from .outcomes import Course, Teller, Wish, put_detached, put_given_up, put_tail, put_timeout, running_ids
+from .problems import NOT_FOUND, TIMED_OUT, CommandError, no_such_job, usage
 from .selecting import select
-from .session import Session, find_jobs
+from .session import Session, live_runners
 from .values import parse_duration
+from .watching import Look, looks, until_drained
 
 
 def wait(
@@ -29,100 +32,138 @@ def wait(
     timeout: Annotated[
         str | None, typer.Option("--timeout", metavar="DUR", help="Give up after this time, with 124.")
     ] = None,
-    exit_code_wanted: Annotated[bool, typer.Option("--exit-code", help="Exit with the code of the one job.")] = False,
+    until: Annotated[str, typer.Option("--for", metavar="finished|started", help="What is waited for.")] = "finished",
     is_any: Annotated[bool, typer.Option("--any", help="End with the first that ends.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End with the first that does not succeed.")] = False,
+    exit_code_wanted: Annotated[bool, typer.Option("--exit-code", help="Exit with the code of the one job.")] = False,
+    drained: Annotated[
+        bool,
+        typer.Option("--drained", help="Until --queue holds nothing that is queued or runs, also of what is added."),
+    ] = False,
 ) -> int:
-    """Wait until jobs have ended. Exit 0 when all succeeded, 1 when any did not.
+    """Wait until jobs have ended. Exit 0 when all succeeded, 1 when any did not, 124 after --timeout.
 
     fwl wait 45 46 --timeout 10m
+    fwl wait @active --fail-fast
+    fwl wait 45 --for started
+    fwl wait --queue gpu
+    fwl wait --queue gpu --drained
+
+    The jobs are those that are there when it begins, but for --drained. One whose record is removed is not waited for any longer.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     seconds = parse_duration("--timeout", timeout)
+    if until not in ("finished", "started"):
+        raise usage(f'--for: "{until}" is neither finished nor started')
+    wish = Wish(
+        seconds=seconds,
+        is_for_start=until == "started",
+        is_any=is_any,
+        is_fail_fast=fail_fast,
+        is_pass_through=exit_code_wanted,
+    )
     with session.open() as connection:
+        if drained:
+            return _until_drained(session, connection, _queue_alone(session, ids, wish), seconds)
         selected = select(session, connection, ids or [], ACTIVE)
-        if exit_code_wanted and len(selected) != 1 and not is_any:
+        if wish.is_pass_through and len(selected) != 1 and not is_any:
             raise usage("--exit-code takes one job, or --any")
-        find_jobs(connection, selected)
-        return until_ended(
-            session, connection, selected, seconds=seconds, is_any=is_any, is_pass_through=exit_code_wanted
-        )
+        if wish.is_pass_through and wish.is_for_start:
+            raise usage("a job that has only begun has no --exit-code")
+        return _wait(session, connection, selected, wish)
 
 
-def until_ended(
-    session: Session,
-    connection: Connection,
-    ids: list[int],
-    *,
-    seconds: float | None = None,
-    is_any: bool = False,
-    is_pass_through: bool = False,
-) -> int:
+def _queue_alone(session: Session, ids: Sequence[str] | None, wish: Wish) -> str:
+    """The queue that is to be drained; with anything else said, it is not clear what that would mean."""
+    if session.filters.keys() != {"queue"} or ids or wish != Wish(seconds=wish.seconds):
+        raise usage("--drained takes --queue, and --timeout: fwl wait --queue gpu --drained")
+    return str(session.filters["queue"])
+
+
+def until_ended(session: Session, connection: Connection, ids: list[int], *, is_pass_through: bool = False) -> int:
     """Wait, say of each job how it ended, and return the exit code."""
-    over: list[Job] = []
+    return _wait(session, connection, ids, Wish(is_pass_through=is_pass_through))
+
+
+# ---- the wait
+
+
+def _wait(session: Session, connection: Connection, ids: list[int], wish: Wish) -> int:
+    course, teller = Course(ids, wish), Teller(session, connection, wish)
     try:
-        for job in watch(connection, ids, seconds):
-            over.append(job)
-            _put_ended(session, connection, job, is_told=not is_pass_through)
-            if is_any:
-                break
-        else:
-            if len(over) < len(ids):
-                return _put_timeout(session, connection, ids, seconds or 0.0)
+        with contextlib.closing(looks(connection, ids, wish.seconds, is_for_start=wish.is_for_start)) as seen:
+            for number, look in enumerate(seen):
+                if number == 0:
+                    _check_first(session, connection, look)
+                elif not look.over:
+                    _recover(session, connection, look.left)
+                teller.tell(course.take(look))
+                if course.is_over:
+                    break
+                teller.draw(course)
     except KeyboardInterrupt:
-        going = [str(job_id) for job_id in ids if job_id not in {job.id for job in over}]
-        session.chat(f"detached; still to come: job {', '.join(going)}")
+        teller.line.erase()
+        put_detached(session, connection, course.left)
         raise
-    if is_pass_through and len(over) == 1:
-        return exit_code(over[0])[0]
-    return 0 if all(job.state is State.SUCCEEDED for job in over) else FAILED
+    teller.line.erase()
+    if not course.is_over:
+        return put_timeout(session, connection, course.left, wish.seconds or 0.0)
+    if course.total == 1 and course.last is not None:
+        put_tail(session, connection, course.last)
+    return course.exit_code
 
 
-def watch(connection: Connection, ids: list[int], seconds: float | None = None) -> Iterator[Job]:
-    """These jobs as they end; it stops early when *seconds* are over, and for jobs that are gone."""
-    deadline = None if seconds is None else time.monotonic() + seconds
-    left = dict.fromkeys(ids)
-
-    def call(function: Callable[..., Any], *args: Any) -> Any:
-        return function(connection, *args)
-
-    with contextlib.closing(Waiter(call, connection.paths)) as waiter:
-        while left:
-            try:
-                found = waiter.first(list(left), None if deadline is None else deadline - time.monotonic())
-            except JobNotFound as error:  # a record that was removed while we waited will never end
-                del left[int(error.job_id)]
-                continue
-            if not found:
-                return
-            for ended in found:
-                del left[ended.job.id]
-                yield ended.job
+def _check_first(session: Session, connection: Connection, look: Look) -> None:
+    """Refuse jobs that do not exist, and say if nobody is there who would run one."""
+    if look.gone:
+        raise no_such_job(look.gone[0], connection.read(queries.newest_id))
+    if look.left and not running_ids(look.left) and not live_runners(connection):
+        session.chat("no worker is running. Start one: fwl worker   Or run the queue now: fwl drain")
 
 
-# ---- what is said
+def _recover(session: Session, connection: Connection, left: Mapping[int, Standing]) -> None:
+    """See to running jobs whose worker died when nobody else does: they would never end."""
+    if running := running_ids(left):
+        from ..sockets import Waker
+        from . import abandoned
+
+        waker = Waker()
+        abandoned.recover(session, connection, waker, running)
+        waker.close()
 
 
-def _put_ended(session: Session, connection: Connection, job: Job, *, is_told: bool) -> None:
+def _until_drained(session: Session, connection: Connection, queue: str, seconds: float | None) -> int:
+    _check_queue(connection, queue)
+    line = LiveLine(is_wanted=not session.is_quiet)
+    is_drained = False
+    try:
+        with contextlib.closing(until_drained(connection, queue, seconds)) as seen:
+            for look in seen:
+                is_drained = look is None
+                if look is not None:
+                    _recover(session, connection, look.left)
+                    if line.is_shown:
+                        line.draw(_still_there(connection, queue))
+    except KeyboardInterrupt:
+        line.erase()
+        session.say(f"detached; {_still_there(connection, queue)}")
+        raise
+    line.erase()
+    if not is_drained:
+        put_given_up(session, seconds or 0.0, _still_there(connection, queue), queue=queue)
+        return TIMED_OUT
     if session.is_json:
-        code, source = exit_code(job)
-        [record] = read_records(connection, [job], is_complete=True)
-        session.put_json("fwl.events/1", event="ended", job=as_json(record), exit_code=code, source=source)
-    elif is_told and not session.is_quiet:
-        words = [str(job.id), job.name or "", sentence(job), render.duration(seconds_taken(job, time.time()))]
-        print(" ".join(render.clean(word) for word in words if word and word != "-"), flush=True)
-    else:
-        session.chat(f"job {job.id} {render.clean(sentence(job))}")
+        session.put_json("fwl.events/1", event="drained", queue=queue)
+    return 0
 
 
-def _put_timeout(session: Session, connection: Connection, ids: list[int], seconds: float) -> int:
-    left = [job for job in connection.read(queries.get_many, ids) if not job.has_ended]
-    if not left:
-        return FAILED  # those that are missing were removed
-    listed = ", ".join(f"{job.id} {'still ' if job.state is State.RUNNING else ''}{job.state}" for job in left[:10])
-    if session.is_json:
-        session.put_json(
-            "fwl.events/1", event="timed_out", left=[job.id for job in left], exit_code=TIMED_OUT, source="fwl"
-        )
-    else:
-        render.say(f"timed out after {seconds:g} s: {listed}")
-    return TIMED_OUT
+def _check_queue(connection: Connection, queue: str) -> None:
+    known = connection.read(queues.names)
+    if queue not in known:
+        raise CommandError(f'no queue "{queue}".  Queues: {", ".join(known) or "none yet"}', NOT_FOUND)
+
+
+def _still_there(connection: Connection, name: str) -> str:
+    found = next((one for one in connection.read(queues.everybody) if one.name == name), None)
+    running, queued = (found.running, found.queued) if found is not None else (0, 0)
+    return f'queue "{render.clean(name)}" holds {running} running, {queued} queued'

@@ -22,6 +22,11 @@ _TERMINAL = "('succeeded', 'failed', 'cancelled', 'expired')"
 _GET = f"SELECT {_FIELDS} FROM job WHERE id = ?"
 _GET_MANY = f"SELECT {_FIELDS} FROM job WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
 _EXISTING = "SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))"
+_STANDINGS = """
+SELECT id, state, started_at IS NOT NULL
+  FROM job
+ WHERE id IN (SELECT value FROM json_each(?))
+"""
 _RESULT = f"SELECT {_FIELDS}, result, result_checksum FROM job WHERE id = ?"
 _ENDED = f"""
 SELECT {_FIELDS}, result, result_checksum
@@ -60,6 +65,13 @@ class Ended(NamedTuple):
     result_checksum: int | None
 
 
+class Standing(NamedTuple):
+    """How it stands with a job, as far as somebody who waits for it needs to know."""
+
+    state: State
+    has_started: bool
+
+
 def _job(row: Sequence[object]) -> Job:
     fields = dict(zip(_NAMES, row, strict=False))
     return Job(**fields | {"state": State(str(fields["state"])), "kind": Kind(str(fields["kind"]))})  # type: ignore[arg-type]
@@ -80,6 +92,12 @@ def get_many(sql: sqlite3.Connection, ids: Iterable[int]) -> list[Job]:
 def existing(sql: sqlite3.Connection, ids: Iterable[int]) -> set[int]:
     """Those of these ids that are a job's."""
     return {row[0] for row in sql.execute(_EXISTING, (json.dumps(list(ids)),))}
+
+
+def standings(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Standing]:
+    """How it stands with those of these jobs that exist."""
+    rows = sql.execute(_STANDINGS, (json.dumps(list(ids)),))
+    return {row[0]: Standing(State(row[1]), bool(row[2])) for row in rows}
 
 
 def ended(sql: sqlite3.Connection, ids: Iterable[int]) -> list[Ended]:

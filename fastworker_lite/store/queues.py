@@ -66,6 +66,27 @@ def everybody(sql: sqlite3.Connection) -> list[Queue]:
     ]
 
 
+_LIVE = """
+SELECT id
+  FROM job
+ WHERE state = 'running'
+   AND queue = :queue
+UNION ALL
+SELECT id
+  FROM (SELECT id
+          FROM job
+         WHERE state = 'queued'
+           AND queue = :queue
+         ORDER BY lane DESC, priority, id DESC   -- the index of the queue, from its end
+         LIMIT 1)
+"""
+
+
+def live(sql: sqlite3.Connection, name: str) -> list[int]:
+    """The running jobs of a queue, and the one of those queued that will be begun last; none when it holds neither."""
+    return [row[0] for row in sql.execute(_LIVE, {"queue": name})]
+
+
 def names(sql: sqlite3.Connection) -> list[str]:
     return [row[0] for row in sql.execute("SELECT name FROM queue ORDER BY name")]
 
