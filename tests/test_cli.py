@@ -167,7 +167,7 @@ def test_a_function_is_named_only_in_allowed_modules(fwl: Fwl) -> None:
         (["cancel"], "which jobs?"),
         (["wait"], "which jobs?"),
         (["stauts"], "Did you mean: fwl status?"),
-        (["kill", "45"], "Did you mean: fwl cancel?"),
+        (["kill", "45"], "Did you mean: fwl cancel 45 --signal KILL?"),
         (["worker", "--tasks", "no_such_module"], "cannot import no_such_module: ModuleNotFoundError"),
     ],
 )

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -550,7 +549,7 @@ app = { address = "unix:///run/app.sock", on = ["failure"] }
 
     first, second = load(site.folder / "fastworker.toml"), load(site.folder / "again.toml")
 
-    assert second == replace(first, db=site.database, path=second.path)
+    assert second == first._replace(db=site.database, path=second.path)
 
 
 def test_config_show_says_where_each_value_comes_from(site):
