@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli_endings import PATIENCE, Screen, Site, start_on
+from tests.test_cli_endings import PATIENCE, Screen, Site
 
 FWL = f"{sys.executable} -m fastworker_lite"
 READ_VERBS = [
@@ -93,9 +93,9 @@ def test_the_first_word_of_each_row_is_the_id_however_wide_it_is(filled: Site, v
 def test_a_terminal_gets_whole_ids_and_states_and_cuts_the_command(filled: Site, columns: int) -> None:
     screen = Screen()
     screen.resize(24, columns)
-    with start_on(screen, filled, "status") as process:
-        assert process.wait(PATIENCE) == 0
-    header, *rows = screen.rest().decode().splitlines()[:3]
+    with filled.start("status", stdout=screen.theirs) as process:
+        process.communicate(timeout=PATIENCE)
+    header, *rows = screen.rest().decode().splitlines()
     assert header.split() == ["ID", "STATE", "QUEUE", "NAME", "AGE", "TIME", "COMMAND"]
     assert [row.split()[:2] for row in rows] == [["2", "queued"], ["1", "succeeded"]]
     fixed = header.index("COMMAND")
@@ -104,7 +104,7 @@ def test_a_terminal_gets_whole_ids_and_states_and_cuts_the_command(filled: Site,
 
 @pytest.mark.skipif(shutil.which("script") is None, reason="script is not installed")
 def test_the_ids_are_there_under_script(filled: Site) -> None:
-    result = shell(filled, f"script -qec '{FWL} status 1 2' /dev/null </dev/null | awk '{{print $1}}'")
+    result = shell(filled, f"script -qec '{FWL} status 1 2 2>&-' /dev/null </dev/null | awk '{{print $1}}'")
     assert result.stdout.split()[:3] == [b"ID", b"1", b"2"]
 
 
