@@ -15,13 +15,16 @@ import sqlite3
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..job import TERMINAL, Job
 from ..sockets import WakeSocket, socket_directory, wait_readable
 from ..store import queries, queues, waiters
 from ..store.connection import Connection
 from ..store.queries import Standing
-from ..watches import FileWatch
+
+if TYPE_CHECKING:
+    from ..watches import FileWatch
 
 #: Seconds after which is looked again, whatever was not told.
 LOOK_AGAIN = 1.0
@@ -119,8 +122,11 @@ class _Bell:
         self._connection = connection
         self.address = os.path.join(socket_directory(connection.paths), f"res-{os.getpid()}-{secrets.token_hex(4)}")
         self._socket = WakeSocket(self.address)
-        self._file = FileWatch(connection.paths.wal) if is_for_start else None
-        if self._file is not None:
+        self._file: FileWatch | None = None
+        if is_for_start:
+            from ..watches import FileWatch  # and with it ctypes, which few need
+
+            self._file = FileWatch(connection.paths.wal)
             self._file.arm()
 
     def wait(self, seconds: float) -> None:
