@@ -427,18 +427,6 @@ def test_a_reader_that_leaves_and_a_full_disk_are_told_apart(
     assert (full.returncode, full.stderr) == (1, b"error: cannot write the output: No space left on device\n")
 
 
-HEAVY = {"asyncio", "rich", "cloudpickle", "aiosqlite", "multiprocessing", "importlib.metadata", "pydantic"}
-
-
-@pytest.mark.parametrize("words", ["submit -- true", "status", "wait 1", "cancel 1", "show 1"])
-def test_the_quick_commands_import_nothing_heavy(fwl: Fwl, variables: dict[str, str], words: str) -> None:
-    fwl("run", "--", "true")
-    command = [sys.executable, "-X", "importtime", "-m", "fastworker_lite", *words.split()]
-    result = subprocess.run(command, capture_output=True, env=variables, check=False)
-    imported = {line.rpartition("|")[2].strip() for line in result.stderr.decode().splitlines()}
-    assert imported & HEAVY == set()
-
-
 # ---- with a runner
 
 

@@ -5,10 +5,12 @@ Runs in: the command line.
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
+from . import render
 from .problems import usage
 from .session import Session
 
@@ -128,5 +130,6 @@ def completion(
         raise usage(f'"{shell}" is no shell that is known here; give bash, zsh or fish')
     script, hint = SCRIPTS[shell]
     print(script, end="")
-    session.chat(hint)
+    if render.is_terminal(sys.stdout):  # a shell that reads it when it starts says nothing
+        session.chat(hint)
     return 0
