@@ -30,7 +30,7 @@ def run(argv: list[str]) -> int:
 def _run(argv: list[str]) -> int:
     session = Session()
     try:
-        session = new_session(argv)
+        session = new_session()
         code = app().main(argv, prog_name="fwl", standalone_mode=False, obj=session)
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):

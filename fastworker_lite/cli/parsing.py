@@ -32,15 +32,14 @@ _SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 # ---- options that every command takes
 
 
-def new_session(argv: Sequence[str]) -> Session:
-    """What the environment says of this call. An error may come before the parser has seen --json."""
-    own = list(before_dashes(argv))
+def new_session() -> Session:
+    """What the environment says of this call."""
     render.choose_colour(os.environ.get("FWL_COLOR") or "auto", "FWL_COLOR")
     return Session(
-        is_json=_is_set("FWL_JSON") or "--json" in own,
+        is_json=_is_set("FWL_JSON"),
         is_quiet=_is_set("FWL_QUIET"),
         is_verbose=_is_set("FWL_VERBOSE"),
-        is_debugged=_is_set("FWL_DEBUG") or "--debug" in own,
+        is_debugged=_is_set("FWL_DEBUG"),
         is_unattended=_is_set("FWL_NO_INPUT"),
     )
 
@@ -113,7 +112,7 @@ class Command(TyperCommand):
         name = path_of(context)
         flags = _PASS_THROUGH.get(name, {})
         session.is_pass_through = name == "run" or not flags.keys().isdisjoint(before_dashes(args))
-        with _in_context(context):
+        with _noting_errors(context, args):
             rest = super().parse_args(context, _expand_args(args) if name == "submit" else args)
         session.is_pass_through = name == "run" or any(map(context.params.get, flags.values()))
         return rest
@@ -139,7 +138,7 @@ class Group(TyperGroup):
         self.params += _global_options()
 
     def parse_args(self, context: Any, args: list[str]) -> list[str]:
-        with _in_context(context):
+        with _noting_errors(context, args):
             return super().parse_args(context, args)
 
     def list_commands(self, context: Any) -> list[str]:
@@ -154,7 +153,8 @@ class Group(TyperGroup):
         if not args[0].startswith("-") and self.get_command(context, args[0]) is None:
             from .meaning import no_such_command
 
-            raise no_such_command(path_of(context), args)
+            with _noting_errors(context, args):
+                raise no_such_command(path_of(context), args)
         return super().resolve_command(context, args)
 
     def format_help(self, context: Any, formatter: Any) -> None:
@@ -164,11 +164,14 @@ class Group(TyperGroup):
 
 
 @contextlib.contextmanager
-def _in_context(context: Any) -> Iterator[None]:
-    """Have an error know the command that it is about, which the parser forgets for some."""
+def _noting_errors(context: Any, args: Sequence[str]) -> Iterator[None]:
+    """Have an error know its command, which the parser forgets for some, and be told in JSON where --json is to come."""
+    is_json = "--json" in before_dashes(args)
     try:
         yield
     except Exception as error:
+        session = context.find_object(Session)
+        session.is_json = session.is_json or is_json
         if getattr(error, "ctx", context) is None:
             error.ctx = context  # type: ignore[attr-defined]
         raise

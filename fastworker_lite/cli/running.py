@@ -90,7 +90,7 @@ def run(
 
     fwl run -- make -j4
     fwl run --timeout 2h --quiet-unless-failed -- backup.sh
-    fwl run --retries 3 --retry-delay 5s --retry-backoff 2 -- curl -fsS https://example.com
+    fwl run --retries 3 --retry-delay 5s --retry-backoff 2 -- ./fetch.sh
 
     A running worker takes it; without one it runs in this process, and finds a terminal if there is one. Ctrl-C is passed
     on to the command; a second one ends it. With --skip-if-running a job that is killed with its worker is not tried again,

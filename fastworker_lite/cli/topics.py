@@ -22,7 +22,8 @@ Exit codes
   78   the settings are wrong, or the database is of a newer version
   130  interrupted by Ctrl-C
 
-fwl run, fwl submit --wait, fwl wait --exit-code and fwl logs --exit-code end with the code of their job, and else with
+fwl run, fwl submit --wait, fwl wait --exit-code and fwl logs --exit-code end
+with the code of their job, and else with
 
   124  it took longer than it may
   125  trouble of fwl's own, usage included
@@ -64,29 +65,38 @@ Naming jobs
   @active    the jobs that have not ended
   -          ids from stdin: fwl status -q --state failed | fwl retry -
 
-Several may be named: fwl cancel 45 50-52 @active. Naming nothing never means everything.
+Several may be named: fwl cancel 45 50-52 @active. Naming nothing never means
+everything.
 """,
     "time": """
 Times and durations
 
 A duration has a unit: 90s, 5m, 1h30m, 2d. A bare number is refused.
 
-A time is of the day (03:00, the next one), or of a date (2026-11-24 03:00). It is local, unless --tz names a zone
-(--tz Europe/Berlin) or it has an offset (2026-11-24T03:00+01:00). One that is over is refused, unless --past-ok is given;
-one that does not exist, because clocks are put forward then, is refused too.
+A time is of the day (03:00, the next one), or of a date (2026-11-24 03:00).
+It is local, unless --tz names a zone (--tz Europe/Berlin) or it has an offset
+(2026-11-24T03:00+01:00). One that is over is refused, unless --past-ok is
+given; one that does not exist, because clocks are put forward then, is refused
+too.
 
-Lists show local time. JSON has UTC (2026-11-24T02:00:00.000Z), and durations in seconds, in keys that end with _s.
+Lists show local time. JSON has UTC (2026-11-24T02:00:00.000Z), and durations
+in seconds, in keys that end with _s.
 """,
     "json": """
 JSON
 
-With --json, stdout is one JSON document, also when something fails; what never ends prints one document a line.
-"schema" says what it is: fwl.jobs/1. Keys may be added within a version, never renamed. What is not there is null.
+With --json, stdout is one JSON document, also when something fails; what never
+ends prints one document a line. "schema" says what it is: fwl.jobs/1. Keys may
+be added within a version, never renamed. What is not there is null.
 
   fwl status --json | jq -r '.jobs[] | select(.state == "failed") | .id'
 
-An error is {"schema":"fwl.error/1","error":{"code":"not_found","message":"...","hint":null,"exit_code":3}}.
+An error is
 
-Ids alone come with -q, and a list for other programs with --tsv: one record a line, nothing cut.
+  {"schema":"fwl.error/1",
+   "error":{"code":"not_found","message":"...","hint":null,"exit_code":3}}
+
+on one line. Ids alone come with -q, and a list for other programs with --tsv:
+one record a line, nothing cut.
 """,
 }
