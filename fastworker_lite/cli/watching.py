@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sqlite3
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -120,7 +119,7 @@ class _Bell:
 
     def __init__(self, connection: Connection, *, is_for_start: bool) -> None:
         self._connection = connection
-        self.address = os.path.join(socket_directory(connection.paths), f"res-{os.getpid()}-{secrets.token_hex(4)}")
+        self.address = os.path.join(socket_directory(connection.paths), f"res-{os.getpid()}-{os.urandom(4).hex()}")
         self._socket = WakeSocket(self.address)
         self._file: FileWatch | None = None
         if is_for_start:
