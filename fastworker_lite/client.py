@@ -15,8 +15,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
+from . import calls, declarations, producer, relay, schedules
 from . import config as configuration
-from . import declarations, producer, relay, schedules
 from .endings import close_when_main_thread_ends
 from .errors import ConfigError, FastWorkerError, ForkedError, JobNotFound
 from .events import events_of
@@ -204,7 +204,7 @@ class Client:
                 error=f"Task timed out after {seconds:g} seconds of waiting; it goes on, ask for its result later",
                 error_type="TimeoutError",
             )
-        return producer.task_result(ended)
+        return calls.task_result(ended)
 
     async def delay(
         self,
@@ -294,7 +294,7 @@ class Client:
             return None
         connection = await self._open()
         found = await connection.read(queries.result, number)
-        return producer.task_result(found) if found is not None and found.job.has_ended else None
+        return calls.task_result(found) if found is not None and found.job.has_ended else None
 
     def get_status(self, task_id: str) -> TaskStatus | None:
         """Where a task is now, read from the file; None for an unknown id."""
@@ -306,7 +306,7 @@ class Client:
         """As `get_task_result`, without awaiting."""
         number = producer.parse_id(task_id)
         found = None if number is None else self._read(queries.result, number)
-        return producer.task_result(found) if found is not None and found.job.has_ended else None
+        return calls.task_result(found) if found is not None and found.job.has_ended else None
 
     def _read(self, work: Callable[..., Any], number: int) -> Any:
         self._check_process()
@@ -333,7 +333,7 @@ class Client:
             raise ConfigError("kwargs must have strings for keys")
         given = {"priority": parse_priority_name(priority), "eta": eta, "delay": countdown}
         options = JobOptions.parse(given | (callback or {}))
-        return producer.build_call(
+        return calls.build_call(
             task_name, args, dict(kwargs or {}), options,
             defaults=self.config.job, max_payload=self.config.max_payload, is_parked_if_unknown=False,
         )  # fmt: skip
@@ -590,7 +590,7 @@ class BoundOptions:
 
     def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         config = self._client.config
-        return producer.build_call(fn, args, kwargs, self._options, defaults=config.job, max_payload=config.max_payload)
+        return calls.build_call(fn, args, kwargs, self._options, defaults=config.job, max_payload=config.max_payload)
 
 
 async def _done(value: Any) -> Any:

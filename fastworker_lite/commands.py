@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import payloads, producer
+from . import building, payloads
 from .job import Command, NewJob
 from .options import JobOptions
 
@@ -40,7 +40,7 @@ def read_command(table: Mapping[str, Any], folder: str, options: JobOptions, fau
     if faults:
         return None
     command = Command(argv=argv if shell is None else None, shell=shell, cwd=_absolute(cwd, folder))
-    return producer.build_command(command, payloads.encode_environment(environment), options)
+    return building.build_command(command, payloads.encode_environment(environment), options)
 
 
 def _read_environment(table: Mapping[str, Any], folder: str, faults: dict[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from . import producer
+from . import building, calls
 from . import schedule as schedule_module
 from .commands import read_command
 from .errors import ConfigError, FastWorkerError
@@ -72,7 +72,7 @@ def from_tasks(config: Config) -> list[NewSchedule]:
         if task.schedule is None:
             continue
         try:
-            job = producer.build_call(task.function, (), {}, NO_OPTIONS, defaults=config.job)
+            job = calls.build_call(task.function, (), {}, NO_OPTIONS, defaults=config.job)
         except FastWorkerError as error:
             log.warning("task %s is not called by the clock: %s", task.name, error)
             continue
@@ -98,7 +98,7 @@ def from_call(
         args, kwargs = others.get("args", ()), others.get("kwargs", {})
         if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
             raise ConfigError("args must be a list or a tuple and kwargs a mapping: those of the call")
-        job = producer.build_call(
+        job = calls.build_call(
             what, tuple(args), dict(kwargs), options, defaults=config.job, max_payload=config.max_payload  # type: ignore[arg-type]
         )  # fmt: skip
     for field, fault in faults.items():
@@ -193,7 +193,7 @@ def _read_python(table: Mapping[str, Any], options: JobOptions, faults: dict[str
     if faults:
         return None
     task = task_registry.get(name)
-    job = producer.build_json_call(name, args, kwargs, options.over(task.options) if task else options)
+    job = building.build_json_call(name, args, kwargs, options.over(task.options) if task else options)
     return job._replace(lane=Lane.ASYNC) if task is not None and task.is_async else job
 
 

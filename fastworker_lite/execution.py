@@ -46,7 +46,7 @@ def know(tasks: dict[str, bytes]) -> None:
 
 def find_target(job: Claimed) -> Target:
     """The function of a job. Raises `UnknownTask`, or what its module raised when it was loaded."""
-    if serialization.checksum(job.task, job.target, job.payload) != job.checksum:
+    if payloads.checksum(job.task, job.target, job.payload) != job.checksum:
         raise SerializationError("the stored call is damaged: its checksum does not match; submit it again")
     if job.target is not None:
         return _find_by_reference(job.target, job.task)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .calls import build_call
 from .errors import ConfigError
 from .job import NewJob, Parent
 from .options import NO_OPTIONS, JobOptions
-from .producer import build_call
 from .settings import Config
 
 #: The options that name parents, and how these have to end.

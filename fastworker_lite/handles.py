@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from . import producer
+from . import calls, producer
 from .errors import ResultTimeout
 from .job import Attempt, Job, Progress
 from .logs import log_lines
@@ -54,7 +54,7 @@ class JobHandle(Generic[R]):
 
     async def result(self, timeout: float | None = None) -> R:
         """The return value. Raises `JobFailed`, `JobCancelled`, or `ResultTimeout` after *timeout* seconds."""
-        value: R = producer.value_of(await self._ended(timeout))
+        value: R = calls.value_of(await self._ended(timeout))
         return value
 
     async def wait(self, timeout: float | None = None) -> bool:

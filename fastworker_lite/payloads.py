@@ -6,13 +6,40 @@ Runs in: every process.
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 
+from .errors import SerializationError
 from .job import Command
+
+
+def checksum(task: str, target: bytes | None, payload: bytes) -> int:
+    """What a worker compares before it reads a call: SQLite itself does not notice a flipped bit."""
+    return zlib.crc32(payload, zlib.crc32(target or b"", zlib.crc32(task.encode())))
+
+
+def result_checksum(data: bytes) -> int:
+    return zlib.crc32(data)
 
 
 def is_json(data: bytes) -> bool:
     return data[:1] == b"J"
+
+
+def encode_json(value: object) -> bytes:
+    """*value* as JSON. Raises `SerializationError` when it would come back as something else."""
+    try:
+        text = json.dumps(value, separators=(",", ":"))
+        if json.loads(text) != value:
+            raise ValueError("it would come back changed")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SerializationError(f"{type(value).__name__} cannot be stored as JSON: {error}") from error
+    return b"J" + text.encode()
+
+
+def encode_json_call(args: list[Any], kwargs: dict[str, Any]) -> bytes:
+    """The arguments of a call, all of them JSON; its result will be JSON too, if it can."""
+    return encode_json({"args": args, "kwargs": kwargs})
 
 
 def read_json_result(data: bytes | None) -> Any:

@@ -8,28 +8,19 @@ Runs in: every process that submits.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from . import payloads, serialization
 from .errors import (
     ConfigError,
     FastWorkerError,
-    JobCancelled,
-    JobFailed,
     JobNotFound,
-    PayloadTooLarge,
     QueueFull,
-    SerializationError,
 )
-from .job import Command, Job, Kind, Lane, NewJob, Parent, State, task_status, utc
-from .limits import group_of, limits_of
-from .options import NO_OPTIONS, QUEUE_RULES, JobOptions, parse_queue
-from .serialization import Target
+from .job import Job, Lane, NewJob, State
+from .options import QUEUE_RULES, parse_queue
 from .sockets import Waker
 from .store import cancelling, dependencies, listeners, queries, queues, runners, submitting, waiters
 from .store import jobs as job_store
@@ -37,176 +28,9 @@ from .store.connection import Connection
 from .store.listeners import ENDS
 from .store.queries import Ended
 from .store.submitting import Stored
-from .tasks.registry import Task, task_registry
 
 if TYPE_CHECKING:
-    from .tasks.models import TaskResult
-
-#: Bytes that a call's arguments may take, unless the configuration says otherwise.
-MAX_PAYLOAD = 1024 * 1024
-
-# ---- building
-
-
-class _Known(NamedTuple):
-    name: str
-    target: bytes
-    is_async: bool
-
-
-_registered: dict[int, tuple[Task, _Known]] = {}
-
-
-def build_call(
-    task: str | Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: dict[str, Any],
-    options: JobOptions,
-    *,
-    defaults: JobOptions = NO_OPTIONS,
-    max_payload: int = MAX_PAYLOAD,
-    is_parked_if_unknown: bool = True,
-) -> NewJob:
-    """A call of a registered name, of `module:function`, or of a function itself, ready to be stored.
-
-    *defaults* are the options where neither *options* nor the task's own say anything.
-
-    Raises `SerializationError` (a `PayloadTooLarge` above *max_payload* bytes) or `ConfigError`.
-    """
-    name, target, is_async, options = _resolve(task, options)
-    options = options.over(defaults)
-    payload = serialization.encode_call(tuple(args), kwargs)
-    return _sized(
-        NewJob(
-            kind=Kind.CALL,
-            task=name,
-            payload=payload,
-            target=target,
-            checksum=serialization.checksum(name, target, payload),
-            lane=Lane.ASYNC if is_async else Lane.SYNC,
-            options=_with_path(options),
-            is_parked_if_unknown=is_parked_if_unknown,
-            limits=_limits(name, options, _function(task), args, kwargs),
-            parents=_parents(options),
-        ),
-        max_payload,
-    )
-
-
-def _limits(
-    name: str,
-    options: JobOptions,
-    function: Callable[..., Any] | None = None,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] = MappingProxyType({}),
-) -> str | None:
-    if options.lock is None and options.concurrency is None and options.rate is None:
-        return None
-    return limits_of(name, options, group_of(options.key, function, args, kwargs))
-
-
-def _function(task: str | Callable[..., Any]) -> Callable[..., Any] | None:
-    return task_registry.get_task(task) if isinstance(task, str) else task
-
-
-def _parents(options: JobOptions) -> tuple[Parent, ...]:
-    if options.after is options.after_any is options.after_failure is None:
-        return ()
-    kinds = {"any": options.after_any, "failure": options.after_failure, "success": options.after}
-    strictest = {number: kind for kind, numbers in kinds.items() for number in numbers or ()}
-    return tuple(Parent(number, kind) for number, kind in strictest.items())
-
-
-def _resolve(task: str | Callable[..., Any], options: JobOptions) -> tuple[str, bytes | None, bool, JobOptions]:
-    if isinstance(task, str):
-        if not task or "\0" in task or len(task) > 500:
-            raise ConfigError(f"a task's name must be a text of 1 to 500 characters, got {task!r:.80}")
-        declared = task_registry.get(task)
-        if declared is None:
-            return task, None, False, options  # a worker may know it
-    elif callable(task):
-        declared = task_registry.find(task)
-        if declared is None:
-            target = Target.make(task)
-            return serialization.function_name(task), serialization.encode_target(target), target.is_async, options
-    else:
-        raise ConfigError(f"a task must be a name, module:function or a function, got {task!r:.80}")
-    known = _known(declared)
-    return known.name, known.target, known.is_async, options.over(declared.options)
-
-
-def _known(task: Task) -> _Known:
-    """The reference to a registered task: made once, so that the workers need to read it once."""
-    found = _registered.get(id(task))
-    if found is None:
-        target = Target.of(task)
-        found = task, _Known(task.name, serialization.encode_target(target), target.is_async)
-        _registered[id(task)] = found
-    return found[1]
-
-
-def registered_targets() -> dict[str, bytes]:
-    """References to every task this process has registered and a worker could find, for the workers it starts."""
-    found = {}
-    for task in task_registry.tasks():
-        try:
-            found[task.name] = _known(task).target
-        except SerializationError:
-            continue  # refused with the reason when it is submitted
-    return found
-
-
-def build_json_call(name: str, args: list[Any], kwargs: dict[str, Any], options: JobOptions) -> NewJob:
-    """A call by name whose arguments are JSON, and whose result will be, if it can."""
-    payload = serialization.encode_json_call(args, kwargs)
-    job = NewJob(
-        kind=Kind.CALL,
-        task=name,
-        payload=payload,
-        checksum=serialization.checksum(name, None, payload),
-        options=_with_path(options),
-        limits=_limits(name, options),
-        parents=_parents(options),
-    )
-    return _sized(job, MAX_PAYLOAD)
-
-
-def build_command(command: Command, environment: bytes | None, options: JobOptions) -> NewJob:
-    """A command, ready to be stored.
-
-    *environment* is what it will find, from `payloads.encode_environment`; None leaves that to the worker.
-    """
-    payload = payloads.encode_command(command)
-    task = os.path.basename(command.argv[0]) if command.argv else "sh"
-    task = task.encode(errors="replace").decode()[:200] or "command"
-    job = NewJob(
-        kind=Kind.COMMAND,
-        task=task,
-        payload=payload,
-        checksum=serialization.checksum(task, None, payload),
-        options=_with_path(options),
-        environment=environment,
-        limits=_limits(task, options),
-        parents=_parents(options),
-    )
-    return _sized(job, MAX_PAYLOAD)
-
-
-def _with_path(options: JobOptions) -> JobOptions:
-    """A callback's address is resolved where the job is submitted: what it means may depend on the environment."""
-    if options.callback is None:
-        return options
-    from .streams import callback_path
-
-    return options._replace(callback=callback_path(options.callback))
-
-
-def _sized(job: NewJob, limit: int) -> NewJob:
-    size = len(job.payload) + len(job.target or b"")
-    if size > limit:
-        raise PayloadTooLarge(size, limit)
-    return job
-
+    pass
 
 # ---- submitting
 
@@ -464,45 +288,6 @@ def parse_id(task_id: object) -> int | None:
     else:
         return None
     return number if 0 < number < 2**63 else None
-
-
-def value_of(ended: Ended) -> Any:
-    """The return value of a job that has ended. Unpickles it.
-
-    Raises `JobFailed`, `JobCancelled`, or `SerializationError` when the stored bytes are damaged.
-    """
-    job = ended.job
-    if job.state is State.SUCCEEDED:
-        return serialization.read_result(job.id, ended.result, ended.result_checksum)
-    if job.state in (State.CANCELLED, State.EXPIRED):
-        raise JobCancelled(job.id, job.reason)
-    raise JobFailed(job.id, job.error_type, job.error or job.reason or "unknown", job.traceback)
-
-
-def task_result(ended: Ended) -> TaskResult:
-    """How a job ended, in FastWorker's words. A result that cannot be read is a failure."""
-    from .tasks.models import TaskResult, TaskStatus
-
-    job = ended.job
-    status, result, error, error_type = task_status(job.state, job.attempt), None, job.error, job.error_type
-    if status is TaskStatus.SUCCESS:
-        try:
-            result = serialization.read_result(job.id, ended.result, ended.result_checksum)
-        except SerializationError as broken:
-            status, error, error_type = TaskStatus.FAILURE, str(broken), "SerializationError"
-    elif status in (TaskStatus.FAILURE, TaskStatus.CANCELLED):
-        error = error or job.reason
-    return TaskResult(
-        task_id=str(job.id),
-        status=status,
-        result=result,
-        error=error,
-        started_at=utc(job.started_at),
-        completed_at=utc(job.finished_at),
-        traceback=job.traceback,
-        error_type=error_type,
-        attempt=job.attempt,
-    )
 
 
 def job_or_raise(job: Job | None, job_id: object) -> Job:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import __version__, declarations, hooks, leases, producer, retention
+from . import __version__, calls, declarations, hooks, leases, producer, retention
 from .callbacks import Limits, Postman
 from .errors import FastWorkerError, PoolFailed
 from .exchange import close_lease, open_lease
@@ -176,7 +176,7 @@ class Scheduler:
         self._log_watch = FileWatch(self._paths.wal)
         asyncio.get_running_loop().add_reader(self._log_watch.fileno(), self._on_write)
         self._read_sockets()
-        self._targets = producer.registered_targets()
+        self._targets = calls.registered_targets()
         self._pool.refill()
         await self._connection.run(Connection.write_fast, self._introduce)
         self._waker.poke(self._sockets.wake.address, len(self._pool.workers))

@@ -16,7 +16,6 @@ import io
 import json
 import pickle
 import sys
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import SerializationError
 from .options import NO_OPTIONS, JobOptions
-from .payloads import is_json
+from .payloads import encode_json, is_json, result_checksum
 
 if TYPE_CHECKING:
     from .tasks.registry import Task
@@ -32,15 +31,6 @@ if TYPE_CHECKING:
 _PROTOCOL = 5
 _CACHE_TAG = (sys.implementation.cache_tag or sys.implementation.name).encode()
 _dumps, _loads = pickle.dumps, pickle.loads  # bound now: a task may replace the module's attributes
-
-
-def checksum(task: str, target: bytes | None, payload: bytes) -> int:
-    """What a worker compares before it reads a call: SQLite itself does not notice a flipped bit."""
-    return zlib.crc32(payload, zlib.crc32(target or b"", zlib.crc32(task.encode())))
-
-
-def result_checksum(data: bytes) -> int:
-    return zlib.crc32(data)
 
 
 def read_result(job_id: int, data: bytes | None, stored_checksum: int | None) -> Any:
@@ -93,17 +83,6 @@ def _by_value_pickler() -> Any:
     return Pickler
 
 
-def encode_json(value: object) -> bytes:
-    """*value* as JSON. Raises `SerializationError` when it would come back as something else."""
-    try:
-        text = json.dumps(value, separators=(",", ":"))
-        if json.loads(text) != value:
-            raise ValueError("it would come back changed")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SerializationError(f"{type(value).__name__} cannot be stored as JSON: {error}") from error
-    return b"J" + text.encode()
-
-
 def decode(data: bytes) -> Any:
     """The value that was encoded. Runs whatever the pickle says: see the README on trust.
 
@@ -140,11 +119,6 @@ def _check_tag(tag: bytes) -> None:
 def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """The arguments of a call."""
     return encode((args, kwargs))
-
-
-def encode_json_call(args: list[Any], kwargs: dict[str, Any]) -> bytes:
-    """The arguments of a call, all of them JSON; its result will be JSON too, if it can."""
-    return encode_json({"args": args, "kwargs": kwargs})
 
 
 def decode_call(payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:

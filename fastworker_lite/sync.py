@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
+from . import calls, declarations, producer, relay, schedules
 from . import config as configuration
-from . import declarations, producer, relay, schedules
 from .errors import ConfigError, ForkedError, JobNotFound
 from .events import events_of
 from .graph import Call, build_calls, chained, joined
@@ -287,7 +287,7 @@ class SyncBoundOptions:
 
     def _build(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         config = self._client.config
-        return producer.build_call(fn, args, kwargs, self._options, defaults=config.job, max_payload=config.max_payload)
+        return calls.build_call(fn, args, kwargs, self._options, defaults=config.job, max_payload=config.max_payload)
 
 
 def _nothing(_: Connection) -> None:

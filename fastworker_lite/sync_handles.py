@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from . import producer
+from . import calls, producer
 from .errors import ResultTimeout
 from .job import Attempt, Progress, State
 from .logs import log_lines
@@ -51,7 +51,7 @@ class SyncJobHandle(Generic[R]):
         found = self._client._wait_any([self.number], timeout)
         if not found:
             raise ResultTimeout(self.number, timeout or 0.0)
-        value: R = producer.value_of(found[0])
+        value: R = calls.value_of(found[0])
         return value
 
     def wait(self, timeout: float | None = None) -> bool:

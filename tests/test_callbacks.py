@@ -22,7 +22,17 @@ from pathlib import Path
 
 import pytest
 
-from fastworker_lite import CallbackListener, Client, ConfigError, SyncCallbackListener, SyncClient, callbacks, producer
+from fastworker_lite import (
+    CallbackListener,
+    Client,
+    ConfigError,
+    SyncCallbackListener,
+    SyncClient,
+    building,
+    callbacks,
+    calls,
+    producer,
+)
 from fastworker_lite.callbacks import Limits, Postman, compose
 from fastworker_lite.errors import DatabaseBusy
 from fastworker_lite.job import Command, Kind, Lane, NewJob, Outcome
@@ -245,10 +255,10 @@ def memory_of(pid):
 def every_way_to_end(client, log):
     """Submit a job for each way in which a job can end, and wait until all have. Returns their handles."""
     told = {"callback": str(log.parent / "app.sock"), "callback_data": {"n": 1}}
-    command = producer.build_command(
+    command = building.build_command(
         Command(argv=None, shell="exit 3", cwd="/"), None, JobOptions(**told | {"callback_data": "7"})
     )
-    unknown = producer.build_call(
+    unknown = calls.build_call(
         "nobody_knows", (), {}, JobOptions(callback=told["callback"]), is_parked_if_unknown=False
     )
     ways = {
@@ -434,7 +444,7 @@ def test_a_job_that_expires_while_a_command_line_looks_for_its_own_is_told_at_on
     with contextlib.closing(WakeSocket(path + ".o")) as outbox_socket:
         where = Addresses("/nobody", "/nobody", "/nobody", outbox_socket.address)
         connection.write(runners.add_runner, "r-none", "0", where, 1, 0.0)  # its lease is free: the command runs here
-        late = producer.build_call("nobody", (), {}, JobOptions(callback=path, expires=0.001))
+        late = calls.build_call("nobody", (), {}, JobOptions(callback=path, expires=0.001))
         connection.write(jobs.insert, [late], time.time() - 1)
         words = [sys.executable, "-m", "fastworker_lite", "--db", database, "run", "--", "true"]
         subprocess.run(words, cwd=ROOT, timeout=20, check=True)

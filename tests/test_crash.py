@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fastworker_lite import SyncClient, producer
+from fastworker_lite import SyncClient, building
 from fastworker_lite.events import follow_events
 from fastworker_lite.job import Command
 from fastworker_lite.options import JobOptions
@@ -158,7 +158,7 @@ def test_a_commands_processes_are_gone_when_its_job_runs_again(database, tmp_pat
     script = f'echo $$ >> {log}; sleep 300 & [ "$FWL_ATTEMPT" = 2 ] || wait; kill $!'
     with start(RUNNER, database) as runner, SyncClient(database, runner="never") as client:
         assert runner.stdout.readline() == "started\n"
-        job = producer.build_command(Command(argv=None, shell=script, cwd=str(tmp_path)), None, JobOptions())
+        job = building.build_command(Command(argv=None, shell=script, cwd=str(tmp_path)), None, JobOptions())
         (number,) = client._store([job]).ids
         until(lambda: lines(log))
         group = int(lines(log)[0])

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from fastworker_lite import Client, JobCancelled, JobFailed, NotInJob, SyncClient, current_job, producer
+from fastworker_lite import (
+    Client,
+    JobCancelled,
+    JobFailed,
+    NotInJob,
+    SyncClient,
+    building,
+    current_job,
+)
 from fastworker_lite.job import Command
 from fastworker_lite.options import JobOptions
 from tests import ending_tasks as tasks
@@ -22,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def submit_command(client, script, cwd="/", **options):
-    job = producer.build_command(Command(argv=None, shell=script, cwd=str(cwd)), None, JobOptions(**options))
+    job = building.build_command(Command(argv=None, shell=script, cwd=str(cwd)), None, JobOptions(**options))
     return client.handle(client._store([job]).ids[0])
 
 

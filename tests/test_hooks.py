@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fastworker_lite import Client, ConfigError, SyncClient, producer
+from fastworker_lite import Client, ConfigError, SyncClient, building
 from fastworker_lite.job import Command
 from fastworker_lite.options import JobOptions
 from fastworker_lite.store import events as event_store
@@ -87,7 +87,7 @@ def test_a_ping_is_posted_with_how_it_ended(database):
         with SyncClient(database, workers=1, runner="own", hooks=hooks) as client:
             client.submit(abs, -1).wait(timeout=10)
             client.submit(tasks.raises_key_error).wait(timeout=10)
-            command = producer.build_command(Command(argv=None, shell="exit 7", cwd="/"), None, JobOptions())
+            command = building.build_command(Command(argv=None, shell="exit 7", cwd="/"), None, JobOptions())
             client._store([command])
             until(lambda: len(pinged) == 6)
             [follower] = client._call(Connection.read, event_store.followers)

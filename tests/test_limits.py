@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from fastworker_lite import Client, ConfigError, QueueFull, SyncClient, producer
+from fastworker_lite import Client, ConfigError, QueueFull, SyncClient, building
 from fastworker_lite.job import Command, Lane, Outcome
 from fastworker_lite.limits import group_of
 from fastworker_lite.options import JobOptions
@@ -163,7 +163,7 @@ def test_the_limits_of_a_task_hold_in_a_queue_that_has_its_own(client, tmp_path)
         client.handle(number)
         for number in client._store(
             [
-                producer.build_json_call("tests.limit_tasks:back_up", [str(log)], {}, JobOptions.parse({"queue": "io"}))
+                building.build_json_call("tests.limit_tasks:back_up", [str(log)], {}, JobOptions.parse({"queue": "io"}))
                 for _ in range(8)
             ]
         ).ids
@@ -534,7 +534,7 @@ def test_a_command_is_limited_too(client, tmp_path):
     log = tmp_path / "log"
     script = f"echo begin $(date +%s.%N) $$ >> {log}; sleep 0.1; echo end $(date +%s.%N) $$ >> {log}"
     options = JobOptions.parse({"lock": "l"})
-    built = [producer.build_command(Command(argv=None, shell=script, cwd="/"), None, options) for _ in range(5)]
+    built = [building.build_command(Command(argv=None, shell=script, cwd="/"), None, options) for _ in range(5)]
     handles = [client.handle(number) for number in client._store(built).ids]
 
     assert all(handle.wait(timeout=20) for handle in handles)

@@ -17,27 +17,29 @@ from hypothesis import strategies as st
 from fastworker_lite import serialization
 from fastworker_lite.errors import SerializationError
 from fastworker_lite.job import Command
-from fastworker_lite.serialization import (
-    Target,
+from fastworker_lite.payloads import (
     checksum,
-    decode,
-    decode_call,
     decode_command,
     decode_environment,
-    decode_target,
-    encode,
-    encode_call,
     encode_command,
     encode_environment,
     encode_json,
     encode_json_call,
+    is_json,
+    read_json_result,
+)
+from fastworker_lite.serialization import (
+    Target,
+    decode,
+    decode_call,
+    decode_target,
+    encode,
+    encode_call,
     encode_result,
     encode_target,
     import_function,
     importable_name,
     is_async,
-    is_json,
-    read_json_result,
 )
 
 ROOT = Path(__file__).parent.parent

@@ -31,7 +31,7 @@ from fastworker_lite.errors import (
 )
 from fastworker_lite.job import POISON_DEATHS, TERMINAL, TRANSITIONS, Failure, Kind, Lane, NewJob, Outcome, State
 from fastworker_lite.options import JobOptions, Policy, retry_pause
-from fastworker_lite.serialization import result_checksum
+from fastworker_lite.payloads import result_checksum
 from fastworker_lite.store import cancelling, due, jobs, queries, recovering, settling
 from fastworker_lite.store.bridge import AsyncConnection, SharedCommit
 from fastworker_lite.store.connection import CHECKPOINT_SIZE, Connection

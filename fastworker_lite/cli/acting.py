@@ -6,15 +6,13 @@ Runs in: the command line.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .problems import FAILED, REFUSED, CommandError
 from .session import Session
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(NamedTuple):
     """What became of one job."""
 
     state: str | None = None

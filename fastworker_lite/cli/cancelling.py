@@ -4,8 +4,7 @@ Runs in: the command line.
 """
 
 import signal
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -28,8 +27,7 @@ from .watching import watch
 LOOK_FOR_RUNNER = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class Manner(NamedTuple):
     """How running jobs are to end."""
 
     signal: int | None

@@ -6,7 +6,6 @@ Runs in: the command line.
 import sqlite3
 import sys
 import time
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -49,7 +48,7 @@ def show(
     with session.open() as connection:
         jobs = find_jobs(connection, [select_one(connection, job, "show")])
         [record] = read_records(connection, jobs, is_complete=True)
-        record = replace(record, attempts=connection.read(queries.attempts, record.job.id))
+        record = record._replace(attempts=connection.read(queries.attempts, record.job.id))
     if session.is_json:
         session.put_json("fwl.jobs/1", jobs=[as_json(record)])
         return 0

@@ -4,8 +4,7 @@ Runs in: the command line.
 """
 
 import time
-from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -23,8 +22,7 @@ from .session import Session, find_jobs
 MOST_ACTIVE, MOST_FINISHED = 50, 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Wish(NamedTuple):
     """Which jobs a person wants to see, and how."""
 
     words: list[str]
@@ -117,7 +115,7 @@ def _select(connection: Connection, wish: Wish) -> list[Job]:
         ids = select_ids(connection, wish.words)
         jobs = find_jobs(connection, ids)
         if wish.is_narrowed:
-            matching = set(connection.read(selection.everything, replace(wish.wanted, ids=tuple(ids))))
+            matching = set(connection.read(selection.everything, wish.wanted._replace(ids=tuple(ids))))
             jobs = [job for job in jobs if job.id in matching]
         return jobs[: wish.limit]
     ids = _ids(connection, wish)

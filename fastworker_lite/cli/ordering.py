@@ -10,12 +10,12 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from .. import payloads, producer
+from .. import building, payloads
 from ..errors import ConfigError
 from ..job import Command, Kind, NewJob
 from ..options import JobOptions
@@ -28,28 +28,27 @@ _OPTIONS = ("name", "queue", "priority", "timeout", "retries", "tags", "after", 
 _KEYS = {"argv", "shell", "task", "args", "kwargs", "cwd", "env", *_OPTIONS}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(NamedTuple):
     """The words of one command line, parsed as far as they do not depend on each other."""
 
     words: list[str]
+    cwd: str
+    environment: dict[str, str]
+    options: JobOptions
     shell: str | None = None
     script: str | None = None
     #: A file, or - for stdin, whose text is the program.
     task: str | None = None
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = MappingProxyType({})
     source: str | None = None
     source_format: str = "lines"
-    cwd: str
-    environment: dict[str, str]
     stdin: str | None = None
     #: A file that the command reads, or - for ours, which comes along.
     is_checked: bool = True
     allowed_modules: tuple[str, ...] = ()
-    options: JobOptions
-    _stored_environment: bytes = b""
-    _script: str | None = None
-    _input: str | None = None
+    stored_environment: bytes = b""
+    script_text: str | None = None
+    input_text: str | None = None
     #: What was read of the files named above.
 
 
@@ -72,16 +71,16 @@ def build(order: Order) -> list[NewJob]:
 
 def _with_texts(order: Order) -> Order:
     """With what is the same for all its jobs, read and encoded once."""
-    given: dict[str, Any] = {"_stored_environment": payloads.encode_environment(order.environment)}
+    given: dict[str, Any] = {"stored_environment": payloads.encode_environment(order.environment)}
     if order.script is not None:
-        given["_script"] = _read_text("--script", order.script)
+        given["script_text"] = _read_text("--script", order.script)
     if order.stdin == "-":
-        given["_input"] = _read_text("--stdin", "-")
+        given["input_text"] = _read_text("--stdin", "-")
     elif order.stdin is not None:
         given["stdin"] = os.path.join(order.cwd, order.stdin)
         if order.is_checked and not os.access(given["stdin"], os.R_OK):
             raise usage(f"--stdin: cannot read {order.stdin}")
-    return replace(order, **given)
+    return order._replace(**given)
 
 
 def build_one(order: Order) -> NewJob:
@@ -90,7 +89,7 @@ def build_one(order: Order) -> NewJob:
         return _call(order)
     if order.script is not None:
         name = "script" if order.script == "-" else os.path.basename(order.script)
-        return _command(order, Command(argv=[name, *order.words], shell=None, cwd=order.cwd, script=order._script))
+        return _command(order, Command(argv=[name, *order.words], shell=None, cwd=order.cwd, script=order.script_text))
     if order.shell is not None:
         if order.words:
             raise usage("-c takes one string; put its arguments into it, or use -- CMD [ARG...]")
@@ -108,8 +107,8 @@ def _command(order: Order, command: Command) -> NewJob:
     if order.is_checked and not _is_folder(order.cwd):
         raise usage(f"--cwd: there is no folder {order.cwd}")
     if order.stdin is not None:
-        command = command._replace(stdin=None if order.stdin == "-" else order.stdin, input=order._input)
-    return producer.build_command(command, order._stored_environment, order.options)
+        command = command._replace(stdin=None if order.stdin == "-" else order.stdin, input=order.input_text)
+    return building.build_command(command, order.stored_environment, order.options)
 
 
 @lru_cache(maxsize=64)
@@ -129,7 +128,7 @@ def _call(order: Order) -> NewJob:
     if not order.task or len(order.task) > 500:
         raise usage("--task: a name has 1 to 500 characters")
     try:
-        return producer.build_json_call(order.task, args, kwargs | order.kwargs, order.options)
+        return building.build_json_call(order.task, args, kwargs | dict(order.kwargs), order.options)
     except UnicodeEncodeError:
         raise usage("--task: the name is not valid Unicode") from None
 
@@ -147,7 +146,7 @@ def changed_command(job: NewJob, words: Sequence[str], cwd: str | None) -> NewJo
             raise usage(f"--cwd: there is no folder {cwd}")
     if words:
         command = command._replace(argv=list(words), shell=None, script=None)
-    built = producer.build_command(command, job.environment, job.options)
+    built = building.build_command(command, job.environment, job.options)
     return job._replace(task=built.task, payload=built.payload, checksum=built.checksum)
 
 
@@ -201,7 +200,7 @@ def _bulk(order: Order) -> Iterator[NewJob]:
         raise usage("nothing to run. Usage: fwl submit --from FILE -- CMD [ARG...]  ({} is the line)")
     for line in text.split("\0") if order.source_format == "nul" else text.split("\n"):
         if line:
-            yield build_one(replace(order, words=fill_in(order.words, line)))
+            yield build_one(order._replace(words=fill_in(order.words, line)))
 
 
 #: What stands for a line, or for a part of it, as in GNU parallel.
@@ -212,7 +211,7 @@ _PLACES: dict[str, Callable[[str], str]] = {
     "{//}": lambda line: os.path.dirname(line) or ".",
     "{/.}": lambda line: re.sub(r"\.[^/.]+$", "", line.rpartition("/")[2]),
 }
-_PLACE = re.compile("|".join(map(re.escape, _PLACES)))
+_PLACE = r"\{(?:|\.|/|//|/\.)\}"  # compiled when used
 
 
 def fill_in(words: Sequence[str], line: str) -> list[str]:
@@ -220,8 +219,8 @@ def fill_in(words: Sequence[str], line: str) -> list[str]:
 
     `{.}` is the line without its extension, `{/}` its last part, `{//}` its folder, `{/.}` the last part without its extension.
     """
-    filled = [_PLACE.sub(lambda found: _PLACES[found[0]](line), word) if "{" in word else word for word in words]
-    return filled if any("{" in word and _PLACE.search(word) for word in words) else [*filled, line]
+    filled = [re.sub(_PLACE, lambda found: _PLACES[found[0]](line), word) if "{" in word else word for word in words]
+    return filled if any("{" in word and re.search(_PLACE, word) for word in words) else [*filled, line]
 
 
 def _read_text(option: str, source: str) -> str:
@@ -259,8 +258,7 @@ def _job_from(order: Order, fields: dict[str, Any]) -> NewJob:
     given: dict[str, Any] = {key: fields[key] for key in _OPTIONS if key in fields}
     parsed = JobOptions.parse(given)
     changed = {key: getattr(parsed, key) for key in given}
-    own = replace(
-        order,
+    own = order._replace(
         words=list(fields.get("argv", [])),
         shell=fields.get("shell"),
         task=fields.get("task"),
@@ -269,11 +267,11 @@ def _job_from(order: Order, fields: dict[str, Any]) -> NewJob:
     )
     if "env" in fields:
         environment = order.environment | fields["env"]
-        own = replace(own, environment=environment, _stored_environment=payloads.encode_environment(environment))
+        own = own._replace(environment=environment, stored_environment=payloads.encode_environment(environment))
     if own.task is None:
         return build_one(own)
-    _call(replace(own, kwargs={}))  # checks the name
-    return producer.build_json_call(own.task, fields.get("args", []), fields.get("kwargs", {}), own.options)
+    _call(own._replace(kwargs={}))  # checks the name
+    return building.build_json_call(own.task, fields.get("args", []), fields.get("kwargs", {}), own.options)
 
 
 def _check_types(fields: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..job import Job, State
 from ..store import queries
@@ -28,8 +28,7 @@ _MOST_NAMED, _MOST_LISTED = 3, 10
 _TAIL = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Wish(NamedTuple):
     """When a wait is to end."""
 
     seconds: float | None = None

@@ -121,7 +121,8 @@ class Command(TyperCommand):
         return [one.removeprefix("{").removesuffix("}") for one in super().collect_usage_pieces(context)]
 
     def invoke(self, context: Any) -> Any:
-        gc.enable()  # see `main`
+        gc.freeze()  # see `main`: what is there now is not looked at again
+        gc.enable()
         return super().invoke(context)
 
     def format_help(self, context: Any, formatter: Any) -> None:

@@ -5,7 +5,6 @@ Runs in: the command line.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -44,7 +43,7 @@ def _put_queues(session: Session) -> int:
     with session.open() as connection:
         rows = connection.read(queues.everybody)
     if session.is_json:
-        session.put_json("fwl.queues/1", queues=[asdict(row) for row in rows])
+        session.put_json("fwl.queues/1", queues=[row._asdict() for row in rows])
     elif session.is_quiet:
         for row in rows:
             print(render.clean(row.name))

@@ -10,8 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import payloads
 from ..job import Attempt, Command, Job, Kind, Parent, Progress, State
@@ -22,8 +21,7 @@ from . import render
 from .problems import FAILED, OWN_TROUBLE, TIMED_OUT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """A job with what its row does not say."""
 
     job: Job

@@ -72,9 +72,7 @@ def select(
 
 
 def _among(wanted: Filter, ids: Sequence[int]) -> Filter:
-    from dataclasses import replace
-
-    return replace(wanted, ids=tuple(ids))
+    return wanted._replace(ids=tuple(ids))
 
 
 def _said(word: str) -> str:

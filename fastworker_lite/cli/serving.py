@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -71,7 +70,7 @@ def worker(
     patience, idle = parse_duration("--stop-timeout", stop_timeout), parse_duration("--idle-exit", idle_exit)
 
     def configured() -> Config:
-        return prepare(replace(session), workers, tasks, queues, new_queue, patience)
+        return prepare(session.renewed(), workers, tasks, queues, new_queue, patience)
 
     from .foreground import Foreground
 

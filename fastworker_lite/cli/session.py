@@ -12,7 +12,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -31,23 +31,39 @@ from .problems import CONFIG, NOT_FOUND, CommandError, no_such_job
 NO_WORKER = "queued; no worker is running. Start one: fwl worker   Or run the queue now: fwl drain"
 
 
-@dataclass
 class Session:
     """Made by `main`, filled in by the global options, read by the commands."""
 
     database_flag: str | None = None
     config_flag: str | None = None
-    is_json: bool = False
-    is_quiet: bool = False
-    is_verbose: bool = False
-    is_debugged: bool = False
-    #: Whether an error is to be shown with where it arose.
-    is_unattended: bool = False
-    #: Whether nobody is to be asked anything, see `can_ask`.
-    is_pass_through: bool = False
+    is_pass_through = False
     #: Whether the exit code is the job's own, so that our troubles must be 125.
-    filters: dict[str, Any] = field(default_factory=dict)
-    #: The conditions for jobs that were given; selecting.py reads them.
+
+    def __init__(
+        self,
+        *,
+        is_json: bool = False,
+        is_quiet: bool = False,
+        is_verbose: bool = False,
+        is_debugged: bool = False,
+        is_unattended: bool = False,
+    ) -> None:
+        self.is_json = is_json
+        self.is_quiet = is_quiet
+        self.is_verbose = is_verbose
+        self.is_debugged = is_debugged
+        #: Whether an error is to be shown with where it arose.
+        self.is_unattended = is_unattended
+        #: Whether nobody is to be asked anything, see `can_ask`.
+        self.filters: dict[str, Any] = {}
+        #: The conditions for jobs that were given; selecting.py reads them.
+
+    def renewed(self) -> Session:
+        """The same, with nothing read yet."""
+        other = copy(self)
+        other.__dict__.pop("config", None)
+        other.__dict__.pop("database", None)
+        return other
 
     @cached_property
     def config(self) -> Config:

@@ -7,8 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -146,8 +145,7 @@ def submit(
     return _submit(session, jobs, way)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class Way(NamedTuple):
     """What is to be done besides storing the jobs."""
 
     is_dry: bool

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from . import render
 from .problems import usage
 
-_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
+_CLOCK = r"(\d{1,2}):(\d{2})(?::(\d{2}))?"
 
 
 def parse_duration(option: str, text: str | None) -> float | None:
@@ -76,7 +76,7 @@ def _zone(name: str) -> tzinfo:
 
 
 def _next_clock(text: str, zone: tzinfo | None) -> datetime | None:
-    found = _CLOCK.fullmatch(text)
+    found = re.fullmatch(_CLOCK, text)
     if found is None:
         return None
     hour, minute, second = (int(part or 0) for part in found.groups())

@@ -13,8 +13,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..job import TERMINAL, Job
 from ..sockets import WakeSocket, socket_directory, wait_readable
@@ -31,8 +30,7 @@ LOOK_AGAIN = 1.0
 PAUSE = 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Look(NamedTuple):
     """What has become of the jobs since the last look."""
 
     over: list[Job]

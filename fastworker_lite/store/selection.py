@@ -10,17 +10,16 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..job import TERMINAL, State
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
+class Filter(NamedTuple):
     """What jobs must all have to be meant; None is no condition."""
 
     ids: tuple[int, ...] | None = None
-    states: frozenset[State] = field(default_factory=lambda: frozenset(State))
+    states: frozenset[State] = frozenset(State)
     queue: str | None = None
     name: str | None = None
     #: GLOB over the name, or over the task of a job without one.

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..job import Claimed, Failure, Lane, Outcome, Progress
 from ..options import Policy, retry_pause
-from ..serialization import result_checksum
+from ..payloads import result_checksum
 from . import limits
 
 _SUCCEED = """
