@@ -452,7 +452,7 @@ def test_other_ticks_begin_from_now_on(connection):
 def test_a_declared_task_is_registered_and_removed_when_it_is_declared_without(connection, monkeypatch):
     registry = TaskRegistry()
     monkeypatch.setattr("fastworker_lite.declarations.task_registry", registry)
-    monkeypatch.setattr("fastworker_lite.producer.task_registry", registry)
+    monkeypatch.setattr("fastworker_lite.calls.task_registry", registry)
     task = registry.register(os.getpid, "pid", cron="0 9 * * MON", timezone="Europe/Berlin")
     connection.write(register, *declared_here(Config(), []), START)
     assert connection.read(schedules.get, "pid").origin == "task" and task.schedule.timezone == "Europe/Berlin"
@@ -465,7 +465,7 @@ def test_a_declared_task_is_registered_and_removed_when_it_is_declared_without(c
 def test_a_task_whose_call_cannot_be_stored_keeps_no_runner_from_its_other_schedules(monkeypatch, caplog):
     registry = TaskRegistry()
     monkeypatch.setattr("fastworker_lite.declarations.task_registry", registry)
-    monkeypatch.setattr("fastworker_lite.producer.task_registry", registry)
+    monkeypatch.setattr("fastworker_lite.calls.task_registry", registry)
     registry.register(lambda host="a": host, "bad", every=60, concurrency=1, key="{user}")
     registry.register(os.getpid, "good", every=60)
 

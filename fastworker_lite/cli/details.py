@@ -3,18 +3,21 @@
 Runs in: the command line.
 """
 
+import json
 import sqlite3
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .. import __version__
+from .. import __version__, payloads
 from ..job import Attempt, Job, Kind, State
-from ..store import queries
+from ..store import jobs, queries
+from ..store.connection import Connection
 from . import render
 from .explaining import put_why
+from .problems import usage
 from .records import (
     Record,
     as_json,
@@ -36,25 +39,81 @@ def show(
     context: typer.Context,
     job: Annotated[str, typer.Argument(metavar="ID", help="45 or @last.")],
     why: Annotated[bool, typer.Option("--why", help="Only why it is not running, or how it ended.")] = False,
+    shell: Annotated[
+        bool,
+        typer.Option("--shell", help="A line for the shell that does the same; --reveal fills in the environment."),
+    ] = False,
+    names: Annotated[
+        bool, typer.Option("--env", help="The names in its environment; with --reveal, the values.")
+    ] = False,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show values, which may be secrets.")] = False,
+    field: Annotated[
+        str | None, typer.Option("--field", metavar="KEY", help="Only this field, as --json has it: state, exit_code.")
+    ] = None,
 ) -> int:
     """Everything about one job.
 
     fwl show 45
     fwl show @last --why
+    fwl show 45 --field exit_code
+    fwl show 45 --shell
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     if why:
         return put_why(session, job)
     with session.open() as connection:
-        jobs = find_jobs(connection, [select_one(connection, job, "show")])
-        [record] = read_records(connection, jobs, is_complete=True)
+        found = find_jobs(connection, [select_one(connection, job, "show")])
+        [record] = read_records(connection, found, is_complete=True)
         record = record._replace(attempts=connection.read(queries.attempts, record.job.id))
+        environment = _environment(connection, record) if shell or names else {}
+    if field is not None:
+        return _put_field(as_json(record), field)
+    if names or shell:
+        return _put_lines(
+            _environment_lines(environment, reveal) if names else [_shell_line(record, environment, reveal)]
+        )
     if session.is_json:
         session.put_json("fwl.jobs/1", jobs=[as_json(record)])
         return 0
-    for line in _lines(record, time.time()):
+    return _put_lines(_lines(record, time.time()))
+
+
+def _put_lines(lines: list[str]) -> int:
+    for line in lines:
         print(line)
     return 0
+
+
+def _put_field(fields: dict[str, Any], name: str) -> int:
+    if name not in fields:
+        raise usage(f'--field: there is no field "{name}"', f"Fields: {' '.join(sorted(fields))}")
+    value = fields[name]
+    if value is not None:
+        print(render.clean(value) if isinstance(value, str) else json.dumps(value))
+    return 0
+
+
+def _environment(connection: Connection, record: Record) -> dict[str, str]:
+    if record.command is None:
+        raise usage(f"job {record.job.id} is a task's call: it has the environment of its worker")
+    stored = connection.read(jobs.environment_of, record.job.id)
+    return {} if stored is None else payloads.decode_environment(stored)
+
+
+def _environment_lines(environment: dict[str, str], is_revealed: bool) -> list[str]:
+    return [render.clean(f"{name}={value}" if is_revealed else name) for name, value in sorted(environment.items())]
+
+
+def _shell_line(record: Record, environment: dict[str, str], is_revealed: bool) -> str:
+    """What a person could type to do the same by hand."""
+    from shlex import join, quote
+
+    assert record.command is not None
+    command = record.command
+    words = ["/bin/sh", "-c", command.shell or ""] if command.argv is None else command.argv
+    variables = [f"{name}={value if is_revealed else '...'}" for name, value in sorted(environment.items())]
+    source = f" < {quote(command.stdin)}" if command.stdin is not None else ""
+    return render.clean(f"cd {quote(command.cwd)} && env -i {join([*variables, *words])}{source}")
 
 
 def _lines(record: Record, now: float) -> list[str]:

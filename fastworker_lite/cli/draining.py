@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -21,7 +21,7 @@ from . import render
 from .problems import FAILED, TIMED_OUT
 from .records import last_lines, read_records, seconds_taken, sentence
 from .serving import Modules, Queues, Workers, prepare
-from .session import Session
+from .session import Session, live_runners
 from .values import parse_duration
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ SELECT EXISTS (SELECT 1 FROM job WHERE state = 'running')
                   AND (:queues IS NULL OR queue.name IN (SELECT value FROM json_each(:queues)))
                   AND job.state = 'queued'
                   AND job.queue = queue.name)
-    OR EXISTS (SELECT 1 FROM job WHERE state = 'scheduled' AND due_at <= :soon)
+    OR EXISTS (SELECT 1 FROM job WHERE state = 'scheduled' AND (due_at <= :soon OR (:with_retries AND failures > 0)))
     OR EXISTS (SELECT 1 FROM runner WHERE pid = :pid AND tasks IS NULL)   -- parked jobs are looked at once it knows its tasks
 """
 
@@ -54,7 +54,17 @@ def drain(
     max_time: Annotated[
         str | None, typer.Option("--max-time", metavar="DUR", help="Begin no job after this time, and exit with 124.")
     ] = None,
+    max_jobs: Annotated[
+        int | None,
+        typer.Option("--max-jobs", metavar="N", min=1, help="Begin no more once at least so many have ended."),
+    ] = None,
     no_cron: Annotated[bool, typer.Option("--no-cron", help="Leave out the schedules that are due.")] = False,
+    wait_retries: Annotated[
+        bool, typer.Option("--wait-retries", help="Wait also for jobs that failed and are to be tried again.")
+    ] = False,
+    skip_if_running: Annotated[
+        bool, typer.Option("--skip-if-running", help="Do nothing, with 0, where somebody else runs jobs already.")
+    ] = False,
 ) -> int:
     """Run everything that can run now, and exit: 0 when all succeeded, 1 when a job failed.
 
@@ -65,35 +75,76 @@ def drain(
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     seconds = parse_duration("--max-time", max_time)
     config = prepare(session, workers, tasks, queues)
-    begun = time.time()
-    served = None if config.queues is None else json.dumps(list(config.queues))
+    aim = Aim(
+        served=None if config.queues is None else json.dumps(list(config.queues)),
+        begun=time.time(),
+        until=None if seconds is None else time.monotonic() + seconds,
+        max_jobs=max_jobs,
+        waits_for_retries=wait_retries,
+    )
     with session.open() as connection:
-        is_over = False
+        if skip_if_running and (rows := live_runners(connection)):
+            session.say(f"skipped: pid {rows[0].pid} runs the jobs of this file")
+            return _report(session, connection, aim, "skipped")
+        stopped_by = "empty"
         if not no_cron:
             _fire_schedules(connection, config)
-        if _has_work(connection, served) or _has_parked(connection):
+        if aim.has_work(connection) or _has_parked(connection):
             from ..runner import Runner
 
             output = connection.paths.worker_log
             runner = Runner(session.database, config, output=output, has_cron=not no_cron, role="drain")
             runner.start()
-            is_over = _run_until_empty(connection, runner, served, seconds)
-        return _report(session, connection, begun, served, is_over=is_over)
+            stopped_by = _run_until_empty(connection, runner, aim)
+        return _report(session, connection, aim, stopped_by)
 
 
-def _run_until_empty(connection: Connection, runner: Runner, served: str | None, seconds: float | None) -> bool:
-    """Whether the time was over first."""
-    deadline = None if seconds is None else time.monotonic() + seconds
-    is_over = False
+class Aim(NamedTuple):
+    """When there is enough."""
+
+    served: str | None
+    #: JSON: the queues that are served, None for all.
+    begun: float
+    until: float | None
+    #: On the monotonic clock.
+    max_jobs: int | None
+    waits_for_retries: bool
+
+    def has_work(self, connection: Connection) -> bool:
+        """Whether anything is left that can run now, or is waited for."""
+        parameters = {
+            "queues": self.served,
+            "soon": time.time() + SOON,
+            "pid": os.getpid(),
+            "with_retries": self.waits_for_retries,
+        }
+        return bool(connection.probe(_HAS_WORK, parameters)[0])
+
+    def is_reached(self, connection: Connection) -> str | None:
+        """What ends it before the queue is empty."""
+        if self.until is not None and time.monotonic() >= self.until:
+            return "max_time"
+        if self.max_jobs is not None and connection.read(_count_ended, self.begun) >= self.max_jobs:
+            return "max_jobs"
+        return None
+
+
+def _count_ended(sql: sqlite3.Connection, moment: float) -> int:
+    return len(_ended_since(sql, moment))
+
+
+def _run_until_empty(connection: Connection, runner: Runner, aim: Aim) -> str:
+    """What ended it."""
+    stopped_by = None
     try:
-        while not runner.join(PAUSE) and _has_work(connection, served) and not is_over:
-            is_over = deadline is not None and time.monotonic() >= deadline
+        while stopped_by is None and not runner.join(PAUSE) and aim.has_work(connection):
+            stopped_by = aim.is_reached(connection)
     finally:
         runner.stop()
         runner.join()
     if runner.error is not None:
         raise runner.error
-    return is_over
+    return stopped_by if stopped_by is not None and aim.has_work(connection) else "empty"
 
 
 def _fire_schedules(connection: Connection, config: Config) -> None:
@@ -109,11 +160,6 @@ def _fire_schedules(connection: Connection, config: Config) -> None:
     waker.close()
 
 
-def _has_work(connection: Connection, served: str | None) -> bool:
-    parameters = {"queues": served, "soon": time.time() + SOON, "pid": os.getpid()}
-    return bool(connection.probe(_HAS_WORK, parameters)[0])
-
-
 def _has_parked(connection: Connection) -> bool:
     return connection.probe("SELECT 1 FROM job WHERE state = 'blocked' LIMIT 1", {}) is not None
 
@@ -125,15 +171,14 @@ def _ended_since(sql: sqlite3.Connection, moment: float) -> list[int]:
     return [row[0] for row in sql.execute("SELECT id FROM job WHERE finished_at >= ? ORDER BY id", (moment,))]
 
 
-def _report(session: Session, connection: Connection, begun: float, served: str | None, *, is_over: bool) -> int:
+def _report(session: Session, connection: Connection, aim: Aim, stopped_by: str) -> int:
     jobs = [
         job
-        for job in connection.read(queries.get_many, connection.read(_ended_since, begun))
+        for job in connection.read(queries.get_many, connection.read(_ended_since, aim.begun))
         if job.state in (State.SUCCEEDED, State.FAILED)
     ]
     failed = [job for job in jobs if job.state is State.FAILED]
     left = sum(connection.read(queries.counts).values())
-    is_over = is_over and _has_work(connection, served)
     if session.is_json:
         session.put_json(
             "fwl.drain/1",
@@ -142,14 +187,14 @@ def _report(session: Session, connection: Connection, begun: float, served: str 
             failed=len(failed),
             left=left,
             failed_ids=[job.id for job in failed],
-            stopped_by="max_time" if is_over else "empty",
+            stopped_by=stopped_by,
         )
     else:
         _put_failed(connection, failed)
         session.chat(f"ran {len(jobs)}: {len(jobs) - len(failed)} succeeded, {len(failed)} failed; {left} left")
     if failed:
         return FAILED
-    return TIMED_OUT if is_over else 0
+    return TIMED_OUT if stopped_by == "max_time" else 0
 
 
 def _put_failed(connection: Connection, failed: list[Job]) -> None:

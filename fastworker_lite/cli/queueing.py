@@ -5,6 +5,7 @@ Runs in: the command line.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -66,7 +67,10 @@ def set_(
     context: typer.Context,
     name: Name,
     workers: Annotated[
-        str | None, typer.Option("--workers", metavar="N", help="Run so many of its jobs at a time, or unlimited.")
+        str | None,
+        typer.Option(
+            "--workers", metavar="N", help="Run so many of its jobs at a time: N, 50% of the cores, unlimited."
+        ),
     ] = None,
     max_length: Annotated[
         str | None, typer.Option("--max-length", metavar="N", help="Refuse more than so many queued, or unlimited.")
@@ -82,21 +86,39 @@ def set_(
     fwl queue set gpu --workers unlimited
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
-    typed = {"workers": _number("--workers", workers), "max_length": _number("--max-length", max_length), "rate": rate}
+    typed = {
+        "workers": _number("--workers", _share(workers), "N, 50% or unlimited"),
+        "max_length": _number("--max-length", max_length, "N or unlimited"),
+        "rate": rate,
+    }
     given = {key: None if value == "unlimited" else value for key, value in typed.items() if value is not None}
     if not given:
         raise usage("which limit? Give --workers, --max-length or --rate")
     settings = producer.queue_settings(given)
     with session.open() as connection:
+        before = {row.name: row for row in connection.read(queues.everybody)}.get(name)
         _change(connection, name, settings)
+    changes = [f"{key} {_text(before and getattr(before, key))} -> {_text(value)}" for key, value in settings.items()]
+    session.chat(f"{render.clean(name)}: {', '.join(changes).replace('max_length', 'max length')} (lasting)")
     return 0
 
 
-def _number(flag: str, text: str | None) -> int | str | None:
+def _text(value: object) -> str:
+    return "unlimited" if value is None else str(value)
+
+
+def _share(text: str | None) -> str | None:
+    """Half of the cores for 50%, at least one."""
+    if text is None or not text.endswith("%") or not text[:-1].isascii() or not text[:-1].isdigit():
+        return text
+    return str(max(1, (os.cpu_count() or 1) * int(text[:-1][:4]) // 100))
+
+
+def _number(flag: str, text: str | None, forms: str) -> int | str | None:
     if text is None or text == "unlimited":
         return text
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:10]) <= 1_000_000:
-        raise usage(f'{flag}: "{text}" is not a whole number from 1 to 1000000, nor unlimited')
+        raise usage(f'{flag}: cannot read "{text}". Use {forms}; N is from 1 to 1000000')
     return int(text)
 
 

@@ -148,6 +148,14 @@ def environment(sql: sqlite3.Connection, environment_id: int) -> bytes:
     return bytes(row[0])
 
 
+def environment_of(sql: sqlite3.Connection, job_id: int) -> bytes | None:
+    """The variables that this job was submitted with; None for those of its worker."""
+    row = sql.execute(
+        "SELECT vars FROM job JOIN environment ON environment.id = job.environment WHERE job.id = ?", (job_id,)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
 # ---- claiming
 
 CLAIMED = """id, claim, attempt, failures, kind, task, target, payload, checksum, timeout, retries, retry_delay, on_lost, policy,
