@@ -93,7 +93,7 @@ def test_the_first_word_of_each_row_is_the_id_however_wide_it_is(filled: Site, v
 def test_a_terminal_gets_whole_ids_and_states_and_cuts_the_command(filled: Site, columns: int) -> None:
     screen = Screen()
     screen.resize(24, columns)
-    with filled.start("status", stdout=screen.theirs) as process:
+    with filled.start("status", "--color", "never", stdout=screen.theirs) as process:
         process.communicate(timeout=PATIENCE)
     header, *rows = screen.rest().decode().splitlines()
     assert header.split() == ["ID", "STATE", "QUEUE", "NAME", "AGE", "TIME", "COMMAND"]
@@ -121,10 +121,10 @@ def test_the_ids_are_there_with_next_to_no_environment(filled: Site) -> None:
 
 @pytest.mark.parametrize(
     "variables",
-    [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"FORCE_COLOR": "1"}, {"CLICOLOR_FORCE": "1", "NO_COLOR": ""}],
-    ids=["NO_COLOR", "dumb", "FORCE_COLOR", "CLICOLOR_FORCE"],
+    [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"FWL_COLOR": "never", "FORCE_COLOR": "1"}],
+    ids=["NO_COLOR", "dumb", "never"],
 )
-def test_no_variable_makes_an_escape_appear(filled: Site, variables: dict[str, str]) -> None:
+def test_who_wants_no_colour_gets_no_escape(filled: Site, variables: dict[str, str]) -> None:
     line = "; ".join(f"{FWL} {words}" for words in ("status", "show 1", "why 1", "wait 1", "submit -h", "nosuch"))
     piped = shell(filled, f"({line}) 2>&1", **variables)
     assert b"\x1b" not in piped.stdout
@@ -138,6 +138,17 @@ def test_no_variable_makes_an_escape_appear(filled: Site, variables: dict[str, s
     shown = screen.rest()
     assert b"\x1b" not in shown
     assert b"job 1 first succeeded" in shown and b'no command "nosuch"' in shown
+
+
+@pytest.mark.parametrize(
+    "variables", [{"FORCE_COLOR": "1"}, {"CLICOLOR_FORCE": "1", "NO_COLOR": ""}, {"FWL_COLOR": "always"}]
+)
+def test_who_wants_colour_gets_it_for_states_and_nothing_else(filled: Site, variables: dict[str, str]) -> None:
+    words = "status -a --fields id,state,command"
+    plain = shell(filled, f"{FWL} {words}").stdout
+    coloured = shell(filled, f"{FWL} {words}", **variables).stdout
+    assert b"\x1b[32msucceeded" in coloured
+    assert re.sub(rb"\x1b\[[0-9]*m", b"", coloured) == plain
 
 
 # ---- nobody to take it

@@ -109,19 +109,44 @@ def put_path(path: str) -> None:
 
 
 def put_columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, is_cut: bool = True) -> None:
-    """A list in columns. Only the last is ever cut, and only on a terminal."""
-    for line in columns(header, rows, terminal_width() if is_cut else None):
+    """A list in columns. Only the last is ever cut, and only on a terminal. States have colours where there are any."""
+    state = header.index("STATE") if "STATE" in header else None
+    for line in columns(header, rows, terminal_width() if is_cut else None, painted=state):
         print(line)
 
 
-def columns(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """The lines of a list in columns, the last of which is cut so that each line fits into *width*."""
+#: By how the word for a state begins.
+_COLOUR_OF = {
+    "running": "blue",
+    "succeeded": "green",
+    "failed": "red",
+    "retry": "yellow",
+    "blocked": "yellow",
+    "paused": "yellow",
+}
+
+
+def _painted(cell: str) -> str:
+    colour = next((colour for word, colour in _COLOUR_OF.items() if cell.startswith(word)), None)
+    return cell if colour is None else paint(cell, colour)
+
+
+def columns(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, *, painted: int | None = None
+) -> list[str]:
+    """The lines of a list in columns, the last of which is cut so that each line fits into *width*.
+
+    *painted* is the number of the column that gets colours.
+    """
     table = [header, *[[clean(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in table) for column in range(len(header) - 1)]
     lines = []
     for row in table:
-        fixed = "".join(cell.ljust(size + 2) for cell, size in zip(row, widths, strict=False))
-        lines.append(fixed + _cut(row[-1], width and width - len(fixed)))
+        cells = [cell.ljust(size + 2) for cell, size in zip(row, widths, strict=False)]
+        last = _cut(row[-1], width and width - sum(map(len, cells)))
+        if painted is not None and painted < len(cells):
+            cells[painted] = _painted(cells[painted])
+        lines.append("".join(cells) + last)
     return lines
 
 
