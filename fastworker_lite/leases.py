@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import mmap
 import os
 import select
 import signal
@@ -55,6 +54,8 @@ class Lease:
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(self.descriptor, fcntl.LOCK_EX)
         os.ftruncate(self.descriptor, _NOTE.size)
+        import mmap  # only who holds a lease needs it
+
         self._map = mmap.mmap(self.descriptor, _NOTE.size)
         close_in_forked_children(self)
 

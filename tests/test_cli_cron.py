@@ -295,7 +295,7 @@ def test_drain_and_worker_together_make_one_job_of_a_tick(folder):
     fwl(folder, "drain")
     command = [sys.executable, "-m", "fastworker_lite", "worker", "--workers", "1"]
     with subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.DEVNULL) as worker:
-        for _ in range(3):
+        for _ in range(8):
             subprocess.run(
                 [sys.executable, "-m", "fastworker_lite", "drain", "--max-time", "1s"],
                 cwd=folder, env=environment(), capture_output=True, timeout=30, check=False,

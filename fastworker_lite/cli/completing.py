@@ -246,13 +246,17 @@ _SELECTORS = (
     Word("@failed", "those that failed"),
     Word("@active", "those that have not ended"),
 )
-_ACTIVE = "queued scheduled blocked running"
+_ACTIVE, _ENDED = "queued scheduled blocked running", "succeeded failed cancelled expired"
 #: The states of the jobs that a command can do something with; all where it is not named.
 _STATES_FOR = {
     "cancel": _ACTIVE,
     "wait": _ACTIVE,
     "retry": "failed cancelled expired",
     "logs": "running succeeded failed cancelled",
+    "rm": _ENDED,
+    "edit": _ACTIVE,
+    "hold": "queued scheduled blocked",
+    "release": "blocked",
 }
 _CHOICES = {
     "--state": ("queued", "scheduled", "blocked", "running", "succeeded", "failed", "cancelled", "expired"),

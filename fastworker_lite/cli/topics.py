@@ -61,12 +61,22 @@ Naming jobs
   45         one job
   40-45      a range
   @last      the newest job
-  @failed    the jobs that failed
   @active    the jobs that have not ended
+  @failed    those in this state; so @queued, @scheduled, @blocked, @running,
+             @succeeded, @cancelled, @expired
+  backup     the newest job of this name
   -          ids from stdin: fwl status -q --state failed | fwl retry -
 
-Several may be named: fwl cancel 45 50-52 @active. Naming nothing never means
-everything.
+Several may be named: fwl cancel 45 50-52 @running. Options leave out what they
+do not describe, of these or of all jobs:
+
+  --state STATE   in this state
+  --queue NAME    of this queue
+  --name GLOB     called so: 'backup-*'
+  --tag K=V       with this tag
+  --since DUR     submitted within this time
+
+Naming nothing never means everything; --all does.
 """,
     "time": """
 Times and durations
