@@ -68,6 +68,7 @@ COMMANDS = {
     "cron next": Entry("cron_next:next_ticks", "When the next jobs are made"),
     "cron check": Entry("cron_check:check", "Look for faults in fastworker.toml"),
     "cron import": Entry("cron_import:import_crontab", "A crontab as tables for fastworker.toml"),
+    "cron export": Entry("cron_export:export", "As a crontab, or as timers of systemd"),
     "cron history": Entry("cron_history:history", "The last ticks, and what became of them"),
     "cron run": Entry("cron_acting:run", "Make a schedule's job now"),
     "cron pause": Entry("cron_acting:pause", "Have a schedule make no jobs"),
