@@ -1,4 +1,4 @@
-"""Hold, release, change and remove jobs, and tell whoever has to know.
+"""Cancel, retry, hold, release, change and remove jobs, and tell whoever has to know.
 
 Runs in: every process that submits.
 """
@@ -11,11 +11,89 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 from . import retention
+from .errors import JobNotFound
+from .job import State
 from .sockets import Waker
-from .store import changing, dependencies, runners, waiters
+from .store import cancelling, changing, dependencies, runners, waiters
 from .store.connection import Connection
 
 _Found = TypeVar("_Found")
+
+
+class _Cancelled(NamedTuple):
+    found: str | None
+    waiting: set[str]
+    runners: list[runners.Addresses]
+    process: str | None
+    #: Who runs it without a runner, see `cancelling.lone_process`.
+
+
+def cancel(
+    connection: Connection,
+    waker: Waker,
+    job_id: int,
+    *,
+    grace: float | None = None,
+    first_signal: int | None = None,
+) -> str:
+    """Cancel a job that has not begun, or ask for the end of one that runs. Returns the state it was found in.
+
+    A running job gets *first_signal* (TERM), and KILL *grace* seconds later; None leaves that to its `kill_grace`.
+    Raises `JobNotFound`.
+    """
+
+    def transact(sql: sqlite3.Connection) -> _Cancelled:
+        cancelling.set_manner(sql, job_id, grace, first_signal)
+        now = time.time()
+        found = cancelling.cancel(sql, job_id, now)
+        waiting = waiters.take(sql, [job_id, *dependencies.resolve(sql, now).cancelled])
+        return _Cancelled(found, waiting, runners.addresses(sql), cancelling.lone_process(sql, job_id))
+
+    cancelled = connection.write(transact)
+    waker.poke_all(cancelled.waiting)
+    for where in cancelled.runners:
+        if cancelled.found == State.RUNNING:
+            waker.poke(where.wake_async)
+            waker.poke(where.control)
+        else:
+            waker.poke_all(where)  # it is over: somebody may listen, or have waited for it
+    if cancelled.process is not None:
+        _tell_to_end(cancelled.process)
+    if cancelled.found is None:
+        raise JobNotFound(job_id)
+    return cancelled.found
+
+
+def _tell_to_end(process: str) -> None:
+    """A process that runs its job itself looks into the file when it is told to end, and does as the cancel says."""
+    import signal
+
+    from .leases import ProcessIdentity  # and with it subprocess, which no other submitter needs
+
+    ProcessIdentity.parse(process).signal(signal.SIGTERM)
+
+
+def retry(connection: Connection, waker: Waker, job_id: int) -> str:
+    """Queue a failed, cancelled or expired job again, under its own id. Returns the state it was found in.
+
+    Raises `JobNotFound`.
+    """
+
+    def transact(sql: sqlite3.Connection) -> tuple[str | None, list[runners.Addresses]]:
+        return cancelling.retry(sql, job_id), runners.addresses(sql)
+
+    found, everybody = connection.write(transact)
+    if found is None:
+        raise JobNotFound(job_id)
+    for where in everybody:
+        waker.poke(where.wake)
+        waker.poke(where.wake_async)
+    return found
+
+
+#: The states that a job leaves when it is cancelled, at once; and those in which it can be tried again.
+UNBEGUN = frozenset({"queued", "scheduled", "blocked"})
+RETRIED = frozenset({"failed", "cancelled", "expired"})
 
 
 def hold(connection: Connection, waker: Waker, job_id: int) -> str:

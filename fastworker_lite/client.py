@@ -15,7 +15,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from . import calls, declarations, producer, relay, schedules
+from . import calls, changing, declarations, producer, queueing, registration, relay, schedules
 from . import config as configuration
 from .endings import close_when_main_thread_ends
 from .errors import ConfigError, FastWorkerError, ForkedError, JobNotFound
@@ -280,12 +280,12 @@ class Client:
             return False
         connection = await self._open()
         try:
-            found = await connection.run(producer.cancel, self._waker, number)
+            found = await connection.run(changing.cancel, self._waker, number)
             if found == "running":
                 return (await self._wait(number)).job.state is State.CANCELLED
         except JobNotFound:
             return False
-        return found in producer.UNBEGUN
+        return found in changing.UNBEGUN
 
     async def get_task_result(self, task_id: str) -> TaskResult | None:
         """How a task ended; None while it has not, for unknown ids, and when the record has expired."""
@@ -353,8 +353,8 @@ class Client:
         *on* says of which ends: "success", "failure", "cancelled". The registration stays until `unregister_listener`;
         one of the same *name* (the address by default) is changed. Returns the name.
         """
-        listener = producer.new_listener(address, task, queue, on, name)
-        return await (await self._open()).run(producer.register_listener, listener)
+        listener = registration.new_listener(address, task, queue, on, name)
+        return await (await self._open()).run(registration.register_listener, listener)
 
     async def listeners(self) -> list[Listener]:
         """Who is registered."""
@@ -461,7 +461,7 @@ class Client:
 
         None takes a limit away. They stay until they are set anew; those of the runner's configuration come back with it.
         """
-        await self._change_queue(name, producer.queue_settings(settings))
+        await self._change_queue(name, queueing.queue_settings(settings))
 
     async def pause_queue(self, name: str) -> None:
         """Begin no more of this queue's jobs, until `resume_queue`; what runs goes on. Stays so over restarts."""
@@ -472,7 +472,7 @@ class Client:
         await self._change_queue(name, {"paused": 0})
 
     async def _change_queue(self, name: str, settings: dict[str, int | str | None]) -> None:
-        await (await self._open()).run(producer.change_queue, self._waker, parse_queue(name), settings)
+        await (await self._open()).run(queueing.change_queue, self._waker, parse_queue(name), settings)
 
     async def remove_queue(self, name: str) -> bool:
         """Forget a queue and its settings. False when there is none, or while jobs of it have not ended."""

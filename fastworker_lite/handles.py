@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from . import calls, producer
+from . import calls, changing
 from .errors import ResultTimeout
 from .job import Attempt, Job, Progress
 from .logs import log_lines
@@ -83,7 +83,7 @@ class JobHandle(Generic[R]):
     async def retry(self) -> bool:
         """Queue the job again if it failed, was cancelled or expired: the same id, attempts go on. False otherwise."""
         connection = await self._client._open()
-        return await connection.run(producer.retry, self._client._waker, self.number) in producer.RETRIED
+        return await connection.run(changing.retry, self._client._waker, self.number) in changing.RETRIED
 
     async def attempts(self) -> list[Attempt]:
         """Every try so far and how it ended, the last or running one included."""

@@ -5,7 +5,6 @@ Runs in: every process.
 
 from __future__ import annotations
 
-import shlex
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -82,7 +81,11 @@ class Command(NamedTuple):
     @property
     def text(self) -> str:
         """The command as a person would type it."""
-        return self.shell if self.shell is not None else shlex.join(self.argv or [])
+        if self.shell is not None:
+            return self.shell
+        from shlex import join  # for those who show it, not for those who submit it
+
+        return join(self.argv or [])
 
 
 class Parent(NamedTuple):

@@ -1,4 +1,4 @@
-"""The producer's side without asyncio: what a call becomes, and how it gets into the file and its result out of it.
+"""The producer's side without asyncio: how jobs get into the file, and how their ends get out of it.
 
 `Client` ships these functions to a thread, `SyncClient` and the command line call them directly.
 
@@ -10,27 +10,17 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from .errors import (
-    ConfigError,
-    FastWorkerError,
-    JobNotFound,
-    QueueFull,
-)
-from .job import Job, Lane, NewJob, State
-from .options import QUEUE_RULES, parse_queue
+from .errors import FastWorkerError, JobNotFound, QueueFull
+from .job import Job, Lane, NewJob
 from .sockets import Waker
-from .store import cancelling, dependencies, listeners, queries, queues, runners, submitting, waiters
 from .store import jobs as job_store
+from .store import queries, runners, submitting, waiters
 from .store.connection import Connection
-from .store.listeners import ENDS
 from .store.queries import Ended
 from .store.submitting import Stored
-
-if TYPE_CHECKING:
-    pass
 
 # ---- submitting
 
@@ -116,147 +106,6 @@ def _wake(waker: Waker, addresses: Iterable[runners.Addresses], submitted: Seque
             job.is_plain and job.is_due_at_once for job in submitted
         ):  # it may be due later, or may begin at once, or have ended another
             waker.poke_all(where)
-
-
-class _Cancelled(NamedTuple):
-    found: str | None
-    waiting: set[str]
-    runners: list[runners.Addresses]
-    process: str | None
-    #: Who runs it without a runner, see `cancelling.lone_process`.
-
-
-def cancel(
-    connection: Connection,
-    waker: Waker,
-    job_id: int,
-    *,
-    grace: float | None = None,
-    first_signal: int | None = None,
-) -> str:
-    """Cancel a job that has not begun, or ask for the end of one that runs. Returns the state it was found in.
-
-    A running job gets *first_signal* (TERM), and KILL *grace* seconds later; None leaves that to its `kill_grace`.
-    Raises `JobNotFound`.
-    """
-
-    def transact(sql: sqlite3.Connection) -> _Cancelled:
-        cancelling.set_manner(sql, job_id, grace, first_signal)
-        now = time.time()
-        found = cancelling.cancel(sql, job_id, now)
-        waiting = waiters.take(sql, [job_id, *dependencies.resolve(sql, now).cancelled])
-        return _Cancelled(found, waiting, runners.addresses(sql), cancelling.lone_process(sql, job_id))
-
-    cancelled = connection.write(transact)
-    waker.poke_all(cancelled.waiting)
-    for where in cancelled.runners:
-        if cancelled.found == State.RUNNING:
-            waker.poke(where.wake_async)
-            waker.poke(where.control)
-        else:
-            waker.poke_all(where)  # it is over: somebody may listen, or have waited for it
-    if cancelled.process is not None:
-        _tell_to_end(cancelled.process)
-    if cancelled.found is None:
-        raise JobNotFound(job_id)
-    return cancelled.found
-
-
-def _tell_to_end(process: str) -> None:
-    """A process that runs its job itself looks into the file when it is told to end, and does as the cancel says."""
-    import signal
-
-    from .leases import ProcessIdentity  # and with it subprocess, which no other submitter needs
-
-    ProcessIdentity.parse(process).signal(signal.SIGTERM)
-
-
-def retry(connection: Connection, waker: Waker, job_id: int) -> str:
-    """Queue a failed, cancelled or expired job again, under its own id. Returns the state it was found in.
-
-    Raises `JobNotFound`.
-    """
-
-    def transact(sql: sqlite3.Connection) -> tuple[str | None, list[runners.Addresses]]:
-        return cancelling.retry(sql, job_id), runners.addresses(sql)
-
-    found, everybody = connection.write(transact)
-    if found is None:
-        raise JobNotFound(job_id)
-    for where in everybody:
-        waker.poke(where.wake)
-        waker.poke(where.wake_async)
-    return found
-
-
-#: The states that a job leaves when it is cancelled, at once; and those in which it can be tried again.
-UNBEGUN = frozenset({"queued", "scheduled", "blocked"})
-RETRIED = frozenset({"failed", "cancelled", "expired"})
-
-
-# ---- queues
-
-
-def queue_settings(given: Mapping[str, object]) -> dict[str, int | str | None]:
-    """The settings of a queue, checked: `workers`, `max_length`, `rate`; None takes one away. Raises `ConfigError`."""
-    unknown = given.keys() - QUEUE_RULES.keys()
-    if unknown:
-        raise ConfigError(f'a queue has no setting "{min(unknown)}"; it may have {", ".join(QUEUE_RULES)}')
-    return {name: None if value is None else QUEUE_RULES[name](name, value) for name, value in given.items()}
-
-
-def change_queue(connection: Connection, waker: Waker, name: str, settings: Mapping[str, int | str | None]) -> None:
-    """Give a queue these settings, and have every runner look at it anew. Makes it if there is none of this name."""
-
-    def transact(sql: sqlite3.Connection) -> list[runners.Addresses]:
-        queues.change(sql, name, settings)
-        return runners.addresses(sql)
-
-    for where in connection.write(transact):
-        waker.poke_all((where.wake, where.wake_async), times=11)
-        waker.poke(where.control)
-
-
-# ---- listeners
-
-
-class NewListener(NamedTuple):
-    """A registration, checked."""
-
-    name: str
-    address: str
-    task: str
-    queue: str | None
-    ends: tuple[str, ...]
-    lease: str | None = None
-
-
-def new_listener(address: str, task: str, queue: str | None, on: Sequence[str], name: str | None) -> NewListener:
-    """Raises `ConfigError` for what cannot be."""
-    from .streams import callback_path
-
-    path = callback_path(address)
-    ends = (on,) if isinstance(on, str) else tuple(on)
-    if not ends or not set(ends) <= set(ENDS):
-        raise ConfigError(f"on must be some of {', '.join(ENDS)}, got {on!r:.80}")
-    for what, text in (("task", task), ("name", name or path)):
-        if not isinstance(text, str) or not text or "\0" in text or len(text) > 500:
-            raise ConfigError(f"{what} must be a text of 1 to 500 characters, got {text!r:.80}")
-    return NewListener(name or path, path, task, None if queue is None else parse_queue(queue), ends)
-
-
-def tell_soon(connection: Connection) -> None:
-    """Have the runner that leads look at what is to be told."""
-    waker = Waker()
-    for where in connection.read(runners.addresses):
-        waker.poke(where.outbox)
-    waker.close()
-
-
-def register_listener(connection: Connection, listener: NewListener) -> str:
-    """Store a registration, and return its name."""
-    connection.write(listeners.register, *listener, time.time())
-    return listener.name
 
 
 # ---- results

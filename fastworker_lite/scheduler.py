@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import __version__, calls, declarations, hooks, leases, producer, retention
+from . import __version__, calls, declarations, hooks, leases, queueing, registration, retention
 from .callbacks import Limits, Postman
 from .errors import FastWorkerError, PoolFailed
 from .exchange import close_lease, open_lease
@@ -526,10 +526,10 @@ class Scheduler:
         else:
             await self._connection.write(listeners.unregister, hooks.NAME)
         for one in config.listener:
-            listener = producer.new_listener(one.address, one.task, one.queue, one.on, one.name)
-            await self._connection.run(producer.register_listener, listener)
+            listener = registration.new_listener(one.address, one.task, one.queue, one.on, one.name)
+            await self._connection.run(registration.register_listener, listener)
         for queue in config.queue:
-            await self._connection.run(producer.change_queue, self._waker, queue.name, dict(queue.limits))
+            await self._connection.run(queueing.change_queue, self._waker, queue.name, dict(queue.limits))
         if self._timetable is not None:
             await self._connection.run(self._timetable.register)
         if self._pruning is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from . import calls, declarations, producer, relay, schedules
+from . import calls, declarations, producer, queueing, registration, relay, schedules
 from . import config as configuration
 from .errors import ConfigError, ForkedError, JobNotFound
 from .events import events_of
@@ -156,7 +156,7 @@ class SyncClient:
         name: str | None = None,
     ) -> str:
         """As `Client.register_listener`."""
-        return self._call(producer.register_listener, producer.new_listener(address, task, queue, on, name))
+        return self._call(registration.register_listener, registration.new_listener(address, task, queue, on, name))
 
     def listeners(self) -> list[Listener]:
         """Who is registered."""
@@ -175,7 +175,7 @@ class SyncClient:
 
     def set_queue(self, name: str, **settings: Any) -> None:
         """As `Client.set_queue`."""
-        self._change_queue(name, producer.queue_settings(settings))
+        self._change_queue(name, queueing.queue_settings(settings))
 
     def pause_queue(self, name: str) -> None:
         """As `Client.pause_queue`."""
@@ -186,7 +186,7 @@ class SyncClient:
         self._change_queue(name, {"paused": 0})
 
     def _change_queue(self, name: str, settings: dict[str, int | str | None]) -> None:
-        self._call(producer.change_queue, self._waker, parse_queue(name), settings)
+        self._call(queueing.change_queue, self._waker, parse_queue(name), settings)
 
     def remove_queue(self, name: str) -> bool:
         """As `Client.remove_queue`."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from . import calls, producer
+from . import calls, changing, producer
 from .errors import ResultTimeout
 from .job import Attempt, Progress, State
 from .logs import log_lines
@@ -64,14 +64,14 @@ class SyncJobHandle(Generic[R]):
 
     def cancel(self) -> bool:
         """Cancel the job, and wait until it is gone if it was running. False when it ended otherwise first."""
-        found = self._client._call(producer.cancel, self._client._waker, self.number)
+        found = self._client._call(changing.cancel, self._client._waker, self.number)
         if found == "running":
             return self._client._wait_any([self.number], None)[0].job.state is State.CANCELLED
-        return found in producer.UNBEGUN
+        return found in changing.UNBEGUN
 
     def retry(self) -> bool:
         """Queue the job again if it failed, was cancelled or expired: the same id, attempts go on. False otherwise."""
-        return self._client._call(producer.retry, self._client._waker, self.number) in producer.RETRIED
+        return self._client._call(changing.retry, self._client._waker, self.number) in changing.RETRIED
 
     def attempts(self) -> list[Attempt]:
         """Every try so far and how it ended, the last or running one included."""

@@ -31,7 +31,6 @@ from fastworker_lite import (
     building,
     callbacks,
     calls,
-    producer,
 )
 from fastworker_lite.callbacks import Limits, Postman, compose
 from fastworker_lite.errors import DatabaseBusy
@@ -489,7 +488,7 @@ def test_a_backlog_takes_neither_memory_nor_time_of_the_runner(tmp_path, path):
         for client, pids in pids_of.items():
             cost_of_a_job(client, pids)
         before = memory_of(one.pid)
-        late._call(lambda connection: (end_jobs(connection, path, 10_000), producer.tell_soon(connection)))
+        late._call(lambda connection: (end_jobs(connection, path, 10_000), registration.tell_soon(connection)))
         quick._call(lambda connection: end_jobs(connection, None, 10_000))
         ratios = []
         for number in range(15):  # whoever comes second finds a warmer machine: they take turns
@@ -752,7 +751,7 @@ def test_a_runner_stops_in_time_with_messages_that_nobody_takes_and_keeps_them(d
             client.start()
             assert client.submit(tasks.no_op).wait(timeout=20)
             connection.write(outbox.redeliver, path) if address else None
-            producer.tell_soon(connection)
+            registration.tell_soon(connection)
             time.sleep(0.3)
             began = time.monotonic()
             client.close()

@@ -223,7 +223,7 @@ def test_a_lock_is_free_when_who_ran_with_it_was_killed(site: Site) -> None:
         ([], "", 0, 0),
         (["true", "true"], "", 0, 0),
         (["true", "exit 3"], "", 1, 0),
-        (["sleep 0.6", "true", "true"], "--workers 1 --max-time 200ms", 124, 2),
+        (["sleep 2", "true", "true"], "--workers 1 --max-time 1s", 124, 2),
     ],
     ids=["nothing", "success", "failure", "time"],
 )

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from .. import producer
+from .. import changing
 from ..errors import JobNotFound
 from ..job import ACTIVE, State
 from ..sockets import Waker
@@ -85,7 +85,7 @@ def _cancel_all(session: Session, connection: Connection, ids: list[int], manner
 
 def _cancel(session: Session, connection: Connection, waker: Waker, job_id: int, manner: Manner) -> Result:
     try:
-        found = producer.cancel(connection, waker, job_id, grace=manner.grace, first_signal=manner.signal)
+        found = changing.cancel(connection, waker, job_id, grace=manner.grace, first_signal=manner.signal)
     except JobNotFound:
         return Result(problem=no_such_job(job_id, connection.read(queries.newest_id)))
     if found == State.RUNNING:

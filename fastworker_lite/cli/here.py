@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import time
 
-from .. import leases, producer
+from .. import changing, leases, registration
 from ..errors import JobNotFound
 from ..exchange import Exchange, Report, open_lease
 from ..job import Claimed, Job, Lane, State
@@ -54,7 +54,7 @@ def _run_until_ended(
             exchange.tell(Report(outcomes=[attendant.run(claimed)]))
         job = _find(connection, job_id)
         if not job.has_ended and signals.count:  # who wanted it to end does not want another attempt
-            producer.cancel(connection, waker, job_id)
+            changing.cancel(connection, waker, job_id)
             job = _find(connection, job_id)
         if job.state is State.SCHEDULED:
             _sleep(signals, (job.due_at or 0.0) - time.time())
@@ -78,7 +78,7 @@ def _claim(connection: Connection, waker: Waker, job_id: int, worker: int) -> Cl
     claimed, ended, waiting = connection.write(transact)
     waker.poke_all(waiting)
     if ended:
-        producer.tell_soon(connection)
+        registration.tell_soon(connection)
     return claimed
 
 

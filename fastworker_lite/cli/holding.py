@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .. import changing as changes
-from .. import producer
+from .. import queueing
 from ..errors import JobNotFound
 from ..job import State
 from ..sockets import Waker
@@ -138,7 +138,7 @@ def _pause(session: Session, words: list[str], names: list[str], is_all: bool, *
         check_queues(connection, set(names))
         try:
             for name in names or connection.read(queues.names):
-                producer.change_queue(connection, waker, name, {"paused": paused})
+                queueing.change_queue(connection, waker, name, {"paused": paused})
         finally:
             waker.close()
         rows = [row for row in connection.read(queues.everybody) if is_all or row.name in names]

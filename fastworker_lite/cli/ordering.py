@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -165,7 +164,9 @@ def check_program(program: str, cwd: str, path: str) -> None:
     if "/" in program:
         raise usage(f'no executable file "{program}"', "Queue it anyway: --no-check")
     if any(character in program for character in " |;&<>$"):
-        hint = f"That is a shell line. Use:  fwl submit -c {shlex.quote(program)}"
+        from shlex import quote
+
+        hint = f"That is a shell line. Use:  fwl submit -c {quote(program)}"
     else:
         hint = "Queue it anyway: --no-check"
     raise usage(f'no executable named "{program}" on PATH', hint)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import producer
+from .. import queueing
 from ..options import parse_queue
 from ..sockets import Waker
 from ..store import queues
@@ -94,7 +94,7 @@ def set_(
     given = {key: None if value == "unlimited" else value for key, value in typed.items() if value is not None}
     if not given:
         raise usage("which limit? Give --workers, --max-length or --rate")
-    settings = producer.queue_settings(given)
+    settings = queueing.queue_settings(given)
     with session.open() as connection:
         before = {row.name: row for row in connection.read(queues.everybody)}.get(name)
         _change(connection, name, settings)
@@ -157,6 +157,6 @@ def remove(context: typer.Context, name: Name) -> int:
 def _change(connection: Connection, name: str, settings: dict[str, Any]) -> None:
     waker = Waker()
     try:
-        producer.change_queue(connection, waker, parse_queue(name), settings)
+        queueing.change_queue(connection, waker, parse_queue(name), settings)
     finally:
         waker.close()

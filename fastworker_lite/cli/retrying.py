@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import typer
 
-from .. import producer
+from .. import changing
+from ..changing import RETRIED
 from ..errors import JobNotFound
 from ..job import State
-from ..producer import RETRIED
 from ..sockets import Waker
 from ..store import queries
 from ..store.connection import Connection
@@ -42,7 +42,7 @@ def retry(context: typer.Context, ids: options.Ids = None) -> int:
 
 def _retry(session: Session, connection: Connection, waker: Waker, job_id: int) -> Result:
     try:
-        found = producer.retry(connection, waker, job_id)
+        found = changing.retry(connection, waker, job_id)
     except JobNotFound:
         return Result(problem=no_such_job(job_id, connection.read(queries.newest_id)))
     if found in RETRIED:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import producer
+from .. import changing
 from ..job import Job, NewJob, State
 from ..sockets import Waker
 from ..store import queries
@@ -218,7 +218,7 @@ def _pass_on(connection: Connection, job_id: int, signals: Signals) -> None:
             signals.count += 1
             waker = Waker()
             grace = None if signals.count == 1 else 0.0
-            producer.cancel(connection, waker, job_id, grace=grace, first_signal=number)
+            changing.cancel(connection, waker, job_id, grace=grace, first_signal=number)
             waker.close()
 
 

@@ -17,7 +17,6 @@ from functools import cached_property
 from typing import Any
 
 from .. import config as configuration
-from .. import leases
 from ..errors import ConfigError
 from ..job import Job
 from ..settings import Config
@@ -147,6 +146,10 @@ def has_database(path: str) -> bool:
 def live_runners(connection: Connection) -> list[runners.RunnerRow]:
     """The runners that serve the file now."""
     rows = connection.read(runners.runners)
+    if not rows:
+        return []
+    from .. import leases
+
     return [row for row in rows if not leases.is_free(connection.paths.lease(row.lease))]
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import leases, producer
+from .. import leases, registration
 from ..paths import SidePaths
 from ..store import events as event_store
 from ..store import listeners, outbox
@@ -52,7 +52,7 @@ def listen(
 
     with session.open() as connection:
         address = _address(connection.paths, name)
-        wanted = producer.new_listener(address, task, queue, on or listeners.ENDS, name)
+        wanted = registration.new_listener(address, task, queue, on or listeners.ENDS, name)
         with _registered(connection, wanted), SyncCallbackListener(address) as listener:
             session.chat("listening; Ctrl-C ends it" + ("" if name is None else f", and {name} stays registered"))
             for event in listener:
@@ -72,16 +72,16 @@ def _address(paths: SidePaths, name: str | None) -> str:
 
 
 @contextlib.contextmanager
-def _registered(connection: Connection, listener: producer.NewListener) -> Iterator[None]:
+def _registered(connection: Connection, listener: registration.NewListener) -> Iterator[None]:
     """For as long as this lasts, or for good where it has a name of its own."""
     if listener.name != listener.address:
-        producer.register_listener(connection, listener)
+        registration.register_listener(connection, listener)
         yield
         return
     from ..exchange import close_lease, open_lease
 
     lease = open_lease(connection, leases.new_name("listener"))
-    producer.register_listener(connection, listener._replace(lease=lease.name))
+    registration.register_listener(connection, listener._replace(lease=lease.name))
     try:
         yield
     finally:
@@ -194,9 +194,9 @@ def add(
     fwl listeners add app unix:///run/app.sock --task 'resize*'
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
-    listener = producer.new_listener(address, task, queue, on or listeners.ENDS, name)
+    listener = registration.new_listener(address, task, queue, on or listeners.ENDS, name)
     with session.open() as connection:
-        producer.register_listener(connection, listener)
+        registration.register_listener(connection, listener)
     session.chat(f"{render.clean(name)} is told of ended jobs from now on")
     return 0
 
@@ -225,7 +225,7 @@ def _set_paused(context: typer.Context, name: str, is_paused: bool) -> int:
     with session.open() as connection:
         _require(connection.write(listeners.set_paused, name, is_paused), connection, name)
         if not is_paused:
-            producer.tell_soon(connection)
+            registration.tell_soon(connection)
     session.chat(f"{render.clean(name)} {'paused' if is_paused else 'resumed'}")
     return 0
 
@@ -237,7 +237,7 @@ def redeliver(context: typer.Context, name: Name) -> int:
         known = {one.name: one.address for one in connection.read(listeners.everybody)}
         count = connection.write(outbox.redeliver, known.get(name, name))
         _require(bool(count) or name in known, connection, name)
-        producer.tell_soon(connection)
+        registration.tell_soon(connection)
     session.chat(f"{count} to be told again")
     return 0
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import producer
+from .. import changing, queueing
 from ..errors import FastWorkerError
 from ..job import ACTIVE, State
 from ..sockets import Waker
@@ -177,20 +177,20 @@ class _View:
         return None
 
     def _cancel(self, target: Target) -> str:
-        found = producer.cancel(self._connection, self._waker, target.job or 0)
+        found = changing.cancel(self._connection, self._waker, target.job or 0)
         if found == State.RUNNING:
             return f"job {target.job} is being ended"
         return f"job {target.job} cancelled" if found in ACTIVE else f"job {target.job} has ended already: {found}"
 
     def _retry(self, target: Target) -> str:
-        found = producer.retry(self._connection, self._waker, target.job or 0)
-        if found in producer.RETRIED:
+        found = changing.retry(self._connection, self._waker, target.job or 0)
+        if found in changing.RETRIED:
             return f"job {target.job} queued again"
         return f"job {target.job} is {found}: there is nothing to run again"
 
     def _pause(self, target: Target) -> str:
         [is_paused] = [row.paused for row in self._seen.queues if row.name == target.queue] or [0]
-        producer.change_queue(self._connection, self._waker, target.queue, {"paused": int(not is_paused)})
+        queueing.change_queue(self._connection, self._waker, target.queue, {"paused": int(not is_paused)})
         return f'queue "{target.queue}" {"resumed" if is_paused else "paused: what runs goes on, nothing begins"}'
 
 

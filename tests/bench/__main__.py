@@ -1,140 +1,144 @@
-"""Figures of the line, on this machine: `python -m tests.bench`. Prints one line each; nothing here passes or fails.
+"""The benchmark: `python -m tests.bench`.
 
-`--against FOLDER` compares the CPU time of a no-op job with that of another checkout instead, in interleaved pairs.
+Ours and the others' in turn in one run, several times over; what counts is the ratio of the medians. Prints a table, and writes
+`bench.json` where it is asked to. Nothing here passes or fails: a target that is not met is said.
+
+    python -m tests.bench --peers        # once: installs huey and potatoq into a venv of their own
+    python -m tests.bench                # everything; about half an hour
+    python -m tests.bench --quick        # small, to see that it works
+    python -m tests.bench --only W1,W3   # some of it
+    python -m tests.bench --against DIR  # CPU of a no-op job beside that of another checkout
 
 Runs in: the measuring process.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
+import json
 import os
+import platform
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
-import textwrap
-import time
 from pathlib import Path
+from typing import Any
 
-from fastworker_lite import Client, SyncClient
+from . import against
+from .workloads import WORKLOADS, Target, Workload
 
-COLD = """
-    import sys, time
-    began = time.monotonic()
-    from fastworker_lite import SyncClient
-    def noop(x): return x
-    with SyncClient(sys.argv[1], workers=2, durability="normal") as client:
-        client.submit(noop, 1).result(timeout=10)
-        print(time.monotonic() - began)
-"""
-
-
-#: CPU microseconds of the workers for each of 10,000 no-op jobs, with the package of the folder that is given.
-COST = """
-    import resource, sys, tempfile
-    sys.path.insert(0, sys.argv[1])
-    from fastworker_lite import SyncClient
-    database = tempfile.mkdtemp() + "/cost.db"
-    with SyncClient(database, runner="never", durability="normal") as client:
-        last = client.map(abs, range(10_000))[-1]
-        with SyncClient(database, workers=2, runner="own"):
-            last.wait(60)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print((used.ru_utime + used.ru_stime) / 10_000 * 1e6)
-"""
+ROOT = Path(__file__).resolve().parents[2]
+SIDES = Path(__file__).parent / "sides"
+PEERS = Path(tempfile.gettempdir()) / f"fastworker-lite-bench-{os.getuid()}"
+PROGRAMS = {
+    "ours": "ours.py",
+    "pool": "pool.py",
+    "raw": "raw.py",
+    "huey": "huey_side.py",
+    "potatoq": "potatoq_side.py",
+    "xargs": "xargs_side.py",
+}
+PACKAGES = ("huey", "potatoq")
 
 
-def noop(value=None):
-    return value
+def install_peers() -> None:
+    subprocess.run([sys.executable, "-m", "venv", PEERS], check=True)
+    subprocess.run([PEERS / "bin" / "pip", "install", "-q", *PACKAGES], check=True)
 
 
-def compare_cost(other, pairs=11):
-    here = Path(__file__).resolve().parents[2]
-    ratios = []
-    for _ in range(pairs):
-        theirs, ours = (cost(folder) for folder in (other, here))
-        ratios.append(ours / theirs)
-        print(f"  {theirs:6.1f} us there, {ours:6.1f} us here: {ratios[-1]:.3f}", flush=True)
-    print(f"CPU time of a no-op job, median of {pairs} pairs: {statistics.median(ratios):.3f} of that in {other}")
+def run_side(side: str, workload: str, size: int) -> dict[str, float] | None:
+    """The figures of one side, None where it is not installed."""
+    side, _, other = side.partition(":")
+    python = PEERS / "bin" / "python" if side in PACKAGES else Path(sys.executable)
+    if not python.exists():
+        return None
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        done = subprocess.run(
+            [python, SIDES / PROGRAMS[side], other or workload, str(size), folder],
+            capture_output=True, text=True, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=900,
+        )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{side} {workload}: {done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
-def cost(folder):
-    command = [sys.executable, "-c", textwrap.dedent(COST), str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, env=environment, timeout=120)
-    return float(done.stdout)
+def measure(workload: Workload, size: int, rounds: int) -> dict[str, dict[str, float]]:
+    """For each side the median of each figure, measured in turn."""
+    seen: dict[str, list[dict[str, float]]] = {}
+    for _ in range(rounds):
+        for side in workload.sides:
+            if (found := run_side(side, workload.name, size)) is not None:
+                seen.setdefault(side.partition(":")[0], []).append(found)
+    return {side: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for side, runs in seen.items()}
 
 
-async def delay_rate(database, count):
-    async with Client(database, runner="never", durability="normal") as client:
-        await client.delay("tests.bench.__main__:noop", 0)
-        began = time.perf_counter()
-        for number in range(count):
-            await client.delay("tests.bench.tasks:noop", number)
-        return count / (time.perf_counter() - began)
+def verdict(target: Target, found: dict[str, dict[str, float]]) -> dict[str, Any] | None:
+    """How ours stands to a target; None where there is nobody to compare with."""
+    if target.against is not None and target.against not in found:
+        return None
+    ours = found["ours"][target.figure]
+    reached = ours / found[target.against][target.figure] if target.against is not None else ours
+    is_met = reached <= target.factor if target.is_most else reached >= target.factor
+    return {"figure": target.figure, "target": target.text, "reached": reached, "met": is_met}
 
 
-def drain_rate(database, count):
-    with SyncClient(database, runner="never", durability="normal") as client:
-        for start in range(0, count, 10_000):
-            client.map("tests.bench.tasks:noop", range(start, min(count, start + 10_000)))
-        last = client.handle(count)
-        began = time.perf_counter()
-        with SyncClient(database, workers=2, runner="own") as serving:
-            warm = None
-            while not last.wait(timeout=1):
-                if time.perf_counter() - began > 60:
-                    raise TimeoutError
-            warm = time.perf_counter() - began
-            first = client._call(_first_begin)
-            total = client._call(_last_end) - first
-            del serving
-        return count / total, warm
+def shown(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _first_begin(connection):
-    return connection.read(lambda sql: sql.execute("SELECT min(started_at) FROM job").fetchone()[0])
+def put(workload: Workload, size: int, found: dict[str, dict[str, float]], verdicts: list[dict[str, Any]]) -> None:
+    sides = "  ".join(f"{side} {shown(one[workload.figure])}{workload.unit}" for side, one in found.items())
+    print(f"{workload.name:12}{workload.title} ({size:,})\n            {sides}", flush=True)
+    for one in verdicts:
+        mark = "met" if one["met"] else "NOT MET"
+        print(f"            {one['figure']} {one['target']}: {shown(one['reached'])}  {mark}", flush=True)
 
 
-def _last_end(connection):
-    return connection.read(lambda sql: sql.execute("SELECT max(finished_at) FROM job").fetchone()[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure, ours and the others' in turn.")
+    parser.add_argument("--peers", action="store_true", help="install the others into a venv of their own, and end")
+    parser.add_argument("--quick", action="store_true", help="small, to see that it works")
+    parser.add_argument("--only", metavar="W1,W3", default="", help="some of the workloads")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured [5]")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser.add_argument("--picture", metavar="FILE", help="draw them, with the extra `bench`")
+    parser.add_argument("--against", metavar="DIR", help="CPU of a no-op job beside that of another checkout")
+    given = parser.parse_args()
+    if given.against:
+        return against.compare(given.against)
+    if given.peers:
+        return install_peers()
+    wanted = set(filter(None, given.only.split(",")))
+    if unknown := wanted - {one.name for one in WORKLOADS}:
+        parser.error(f"no workload {', '.join(sorted(unknown))}")
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    print(machine, flush=True)
+    results = []
+    for workload in (one for one in WORKLOADS if not wanted or one.name in wanted):
+        for size in (workload.quick,) if given.quick else workload.sizes:
+            found = measure(workload, size, 1 if given.quick else given.rounds)
+            is_last = given.quick or size == workload.sizes[-1]
+            verdicts = [one for target in workload.targets if is_last and (one := verdict(target, found)) is not None]
+            put(workload, size, found, verdicts)
+            results.append(
+                {
+                    "workload": workload.name,
+                    "title": workload.title,
+                    "size": size,
+                    "figures": found,
+                    "targets": verdicts,
+                }
+            )
+    document = {"machine": machine, "results": results}
+    if given.json:
+        Path(given.json).write_text(json.dumps(document, indent=1) + "\n")
+    if given.picture:
+        from .picture import draw
 
-
-async def latency(database, count):
-    async with Client(database, workers=2, durability="normal") as client:
-        await client.submit_task("tests.bench.tasks:noop", (1,))
-        await asyncio.sleep(1)
-        seconds = []
-        for number in range(count):
-            began = time.perf_counter()
-            await client.submit_task("tests.bench.tasks:noop", (number,))
-            seconds.append(time.perf_counter() - began)
-        return statistics.median(seconds) * 1000, sorted(seconds)[int(count * 0.99)] * 1000
-
-
-def cold_start(folder):
-    script = Path(folder) / "cold.py"
-    script.write_text(textwrap.dedent(COLD))
-    done = subprocess.run([sys.executable, script, f"{folder}/cold.db"], capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
-def main():
-    if "--against" in sys.argv:
-        return compare_cost(sys.argv[sys.argv.index("--against") + 1])
-    count = 2_000 if "--quick" in sys.argv else 20_000
-    with tempfile.TemporaryDirectory() as folder:
-        rate = asyncio.run(delay_rate(f"{folder}/delay.db", count // 4))
-        print(f"await client.delay(), one after another, durability normal: {rate:,.0f}/s")
-        rate, seconds = drain_rate(f"{folder}/drain.db", count)
-        print(
-            f"drain of {count:,} no-ops, 2 workers, durability normal:        {rate:,.0f}/s ({seconds:.2f} s with start)"
-        )
-        half, tail = asyncio.run(latency(f"{folder}/latency.db", count // 10))
-        print(f"submit to result, warm, durability normal:                  p50 {half:.2f} ms, p99 {tail:.2f} ms")
-        cold = statistics.median(cold_start(tempfile.mkdtemp(dir=folder)) for _ in range(5))
-        print(f"embedded start to first result, cold:                       {cold:.3f} s")
+        draw(document, given.picture)
 
 
 if __name__ == "__main__":
