@@ -31,6 +31,7 @@ from fastworker_lite import (
     building,
     callbacks,
     calls,
+    registration,
 )
 from fastworker_lite.callbacks import Limits, Postman, compose
 from fastworker_lite.errors import DatabaseBusy
