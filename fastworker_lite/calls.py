@@ -57,15 +57,20 @@ def build_call(
             lane=Lane.ASYNC if is_async else Lane.SYNC,
             options=with_path(options),
             is_parked_if_unknown=is_parked_if_unknown,
-            limits=limits(name, options, _function(task), args, kwargs),
+            limits=_limits(name, task, options, args, kwargs),
             parents=parents(options),
         ),
         max_payload,
     )
 
 
-def _function(task: str | Callable[..., Any]) -> Callable[..., Any] | None:
-    return task_registry.get_task(task) if isinstance(task, str) else task
+def _limits(
+    name: str, task: str | Callable[..., Any], options: JobOptions, args: Sequence[Any], kwargs: dict[str, Any]
+) -> str | None:
+    if options.lock is None and options.concurrency is None and options.rate is None:
+        return None
+    function = task_registry.get_task(task) if isinstance(task, str) else task
+    return limits(name, options, function, args, kwargs)
 
 
 def _resolve(task: str | Callable[..., Any], options: JobOptions) -> tuple[str, bytes | None, bool, JobOptions]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ..errors import QueueFull
 from ..job import Claimed, Lane, NewJob
+from ..options import JobOptions
 from . import limits
 
 DEFAULT_QUEUE = "default"
@@ -25,29 +26,39 @@ WAITS_FOR_JOBS, HELD = "jobs", "hold"
 
 #: What every job has; and what few have. A statement that names the latter costs a simple job a third more.
 _COMMON = "state, queue, lane, priority, created_at, kind, task, park, checksum, target, payload"
-_RARE = (
-    "due_at, scheduled_for, expires_at, name, tags, timeout, retries, retry_delay, on_lost, policy, callback, callback_data, "
-    "waits_for, reason, limits, inputs, unique_key, debounce, idempotency_key, environment"
+_RARE_OPTIONS = (
+    "due_at, expires_at, name, tags, timeout, retries, retry_delay, on_lost, policy, callback, callback_data, unique_key, "
+    "debounce, idempotency_key"
 )
+_RARE_OWN = "scheduled_for, waits_for, reason, limits, inputs, environment"
 
 
 def _insert_into(columns: str) -> str:
     return f"INSERT INTO job ({columns}) VALUES ({', '.join('?' for _ in columns.split(','))})"
 
 
-_INSERT_SIMPLE, _INSERT = _insert_into(_COMMON), _insert_into(f"{_COMMON}, {_RARE}")
-_NOTHING_RARE = (None,) * len(_RARE.split(","))
+_INSERT_SIMPLE = _insert_into(_COMMON)
+_INSERT = _insert_into(f"{_COMMON}, {_RARE_OPTIONS}, {_RARE_OWN}")
+_NO_OPTIONS = (None,) * len(_RARE_OPTIONS.split(","))
 
 
 def insert(sql: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> range:
     """Store *jobs* in their order and return their ids. Raises `QueueFull` before anything is stored."""
     _make_queues(sql, jobs)
     environments = {data: _environment(sql, data) for data in {job.environment for job in jobs} if data is not None}
-    rows = [(_common(job, now), _rare(job, now, environments)) for job in jobs]
-    if len(rows) == 1 and rows[0][1] == _NOTHING_RARE:
-        last = sql.execute(_INSERT_SIMPLE, rows[0][0]).lastrowid
+    # Of many jobs most have the same options: those are read once.
+    options = {
+        id(job.options): _rare_options(job.options, now) for job in {id(job.options): job for job in jobs}.values()
+    }
+    if all(value == _NO_OPTIONS for value in options.values()) and not any(map(_has_rare_own, jobs)):
+        statement, rows = _INSERT_SIMPLE, [_common(job, now) for job in jobs]
     else:
-        sql.executemany(_INSERT, [common + rare for common, rare in rows])
+        statement = _INSERT
+        rows = [_common(job, now) + options[id(job.options)] + _rare_own(job, environments) for job in jobs]
+    if len(rows) == 1:
+        last = sql.execute(statement, rows[0]).lastrowid
+    else:
+        sql.executemany(statement, rows)
         last = sql.execute("SELECT last_insert_rowid()").fetchone()[0]
     assert last is not None
     ids = range(last - len(jobs) + 1, last + 1)
@@ -87,11 +98,9 @@ def _common(job: NewJob, now: float) -> tuple[Any, ...]:
     )
 
 
-def _rare(job: NewJob, now: float, environments: dict[bytes, int]) -> tuple[Any, ...]:
-    options = job.options
+def _rare_options(options: JobOptions, now: float) -> tuple[Any, ...]:
     return (
         options.due_at(now),
-        job.scheduled_for,
         options.expires_at(now),
         options.name,
         options.tags,
@@ -102,12 +111,24 @@ def _rare(job: NewJob, now: float, environments: dict[bytes, int]) -> tuple[Any,
         options.policy(),
         options.callback,
         options.callback_data,
-        *_awaited(job),
-        job.limits,
-        _inputs(job) if job.inputs else None,
         options.unique,
         options.debounce,
         options.idempotency_key,
+    )
+
+
+def _has_rare_own(job: NewJob) -> bool:
+    if job.parents or job.inputs or job.options.hold:
+        return True
+    return not (job.environment is None and job.limits is None and job.scheduled_for is None)
+
+
+def _rare_own(job: NewJob, environments: dict[bytes, int]) -> tuple[Any, ...]:
+    return (
+        job.scheduled_for,
+        *_awaited(job),
+        job.limits,
+        _inputs(job) if job.inputs else None,
         environments.get(job.environment) if job.environment is not None else None,
     )
 
