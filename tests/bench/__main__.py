@@ -65,13 +65,18 @@ def run_side(side: str, workload: str, size: int) -> dict[str, float] | None:
     return found
 
 
+def name_of(side: str) -> str:
+    """What a side is called in the table: `pool`, `huey without fsync`."""
+    return "huey without fsync" if side == "huey:W1nosync" else side.partition(":")[0]
+
+
 def measure(workload: Workload, size: int, rounds: int) -> dict[str, dict[str, float]]:
     """For each side the median of each figure, measured in turn."""
     seen: dict[str, list[dict[str, float]]] = {}
     for _ in range(rounds):
         for side in workload.sides:
             if (found := run_side(side, workload.name, size)) is not None:
-                seen.setdefault(side.partition(":")[0], []).append(found)
+                seen.setdefault(name_of(side), []).append(found)
     return {side: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for side, runs in seen.items()}
 
 

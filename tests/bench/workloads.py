@@ -46,7 +46,7 @@ class Workload(NamedTuple):
 
 WORKLOADS = (
     Workload(
-        "W1", "drain no-ops, durability normal", "rate", "/s", (2_000, 20_000), ("ours", "huey", "potatoq", "pool"),
+        "W1", "drain no-ops, durability normal", "rate", "/s", (2_000, 20_000), ("ours", "huey", "potatoq", "pool", "huey:W1nosync"),
         (Target("rate", "huey", 10), Target("rate", "potatoq", 10), Target("rate", "pool", 2)),
     ),
     Workload("W2", "drain no-ops, durability full", "rate", "/s", (2_000, 20_000), ("ours", "huey"), (Target("rate", "huey", 5),)),

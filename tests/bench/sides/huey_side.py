@@ -1,4 +1,4 @@
-"""huey with SqliteHuey, its defaults, and two worker processes; without fsync where ours has durability normal. Results are stored, as huey does for values that are not None."""
+"""huey with SqliteHuey, its defaults, and two worker processes. Results are stored, as huey does for values that are not None."""
 
 import os
 import threading
@@ -73,5 +73,14 @@ def enqueue_together(size, folder):
 
 
 if __name__ == "__main__":
-    main({"W1": drain, "W2": drain_durable, "W3": latency, "W4": enqueue, "W4full": enqueue_together})
+    main(
+        {
+            "W1": drain_durable,
+            "W1nosync": drain,
+            "W2": drain_durable,
+            "W3": latency,
+            "W4": enqueue,
+            "W4full": enqueue_together,
+        }
+    )
     os._exit(0)  # the consumer's threads are slow to leave

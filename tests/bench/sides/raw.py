@@ -7,10 +7,17 @@ import time
 
 from told import main
 
-SCHEMA = "CREATE TABLE job (id INTEGER PRIMARY KEY, state TEXT, queue TEXT, priority INTEGER, created_at REAL, task TEXT, payload BLOB)"
-INDEX = "CREATE INDEX job_queued ON job (queue, priority DESC, id) WHERE state = 'queued'"
+#: The columns that a simple job of ours fills, among as many that stay empty, and the index that a claim reads.
+EMPTY = ", ".join(f"rare{number}" for number in range(40))
+SCHEMA = f"""
+CREATE TABLE job (id INTEGER PRIMARY KEY, state TEXT NOT NULL, queue TEXT NOT NULL, lane INTEGER NOT NULL, priority INTEGER
+    NOT NULL, created_at REAL NOT NULL, kind TEXT NOT NULL, task TEXT NOT NULL, park INTEGER NOT NULL, checksum INTEGER NOT NULL,
+    target BLOB, payload BLOB NOT NULL, {EMPTY})
+"""
+INDEX = "CREATE INDEX job_queued ON job (queue, lane, priority DESC, id) WHERE state = 'queued'"
 INSERT = (
-    "INSERT INTO job (state, queue, priority, created_at, task, payload) VALUES ('queued', 'default', 0, ?, 'noop', ?)"
+    "INSERT INTO job (state, queue, lane, priority, created_at, kind, task, park, checksum, payload)"
+    " VALUES ('queued', 'default', 0, 0, ?, 'call', 'tests.bench.tasks:noop', 1, 123456789, ?)"
 )
 
 
