@@ -21,6 +21,7 @@ import socket
 import struct
 import subprocess
 import time
+from _signal import signal as set_handler  # type: ignore[import-not-found]  # signal's own makes enums: 3 µs each
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, NoReturn
@@ -37,6 +38,7 @@ from .store.queries import Ended
 from .tasks.registry import task_registry
 from .watches import watch_process
 
+_TERM, _DEFAULT = int(signal.SIGTERM), int(signal.SIG_DFL)
 _HEAD = struct.Struct("!II")
 _START = (
     "import sys,types;m=sys.modules['fastworker_lite']=types.ModuleType('fastworker_lite');"
@@ -231,14 +233,14 @@ class Interpreter:
         """Have the function called with the job's arguments, after those that are the *results* of other jobs."""
         started = time.time()
         # Whoever sends it to our process group sends it to the child as well, which ends, or has a handler for it.
-        signal.signal(signal.SIGTERM, _leave_it_to_the_child)
+        set_handler(_TERM, _leave_it_to_the_child)
         try:
             parts = [job.payload, *execution.stored_results(job, results)]
             told, result = self._ask(_call(job, self._last, parts), b"".join(parts))
         except SerializationError as error:
             return Outcome(job, started, time.time(), failure=execution.describe(error, job))
         finally:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            set_handler(_TERM, _DEFAULT)
         current = running_job()
         if told["progress"] and current is not None:
             current.progress(*told["progress"])

@@ -21,6 +21,8 @@ import sys
 import threading
 import time
 import traceback
+from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # signal's own make enums: 10 us a job
+from _signal import signal as set_handler
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
@@ -502,7 +504,7 @@ class _Jobs:
         job = _CurrentJob(request, self._worker)
         self._surroundings.prepare()
         _current.set(job)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        set_handler(_TERM, _DEFAULT)
         try:
             header, result = self._run_target(_targets[request["target"]], request, body)
         finally:
@@ -541,8 +543,9 @@ def _unpack(sizes: list[int], body: bytes) -> tuple[bytes, list[Any]]:
 
 # ---- what a job may change, and the next one must find as it was: see surroundings.py and output.py
 
+_TERM, _DEFAULT = int(signal.SIGTERM), int(signal.SIG_DFL)
 _SIGNALS = [
-    getattr(signal, name)
+    int(getattr(signal, name))
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGPIPE")
 ]
 
@@ -555,8 +558,9 @@ class _Surroundings:
         self._folder = os.getcwd()
         self._umask = os.umask(0o077)
         os.umask(self._umask)
+        self._raw_environment = _raw_environment().copy()
         self._environment = dict(os.environ)
-        self._handlers = [signal.getsignal(number) for number in _SIGNALS]
+        self._handlers = [getsignal(number) for number in _SIGNALS]
         self._streams = [_text(1), _text(2)]
         sys.stdout, sys.stderr = self._streams
 
@@ -593,13 +597,18 @@ class _Surroundings:
             with contextlib.suppress(OSError):
                 os.chdir(self._folder)
         os.umask(self._umask)
-        if dict(os.environ) != self._environment:
+        if _raw_environment() != self._raw_environment:  # decoding every variable after every job would take longer
             os.environ.clear()
             os.environ.update(self._environment)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        pthread_sigmask(signal.SIG_SETMASK, ())
         for number, handler in zip(_SIGNALS, self._handlers):  # noqa: B905
-            if signal.getsignal(number) is not handler:
-                signal.signal(number, handler)
+            if getsignal(number) is not handler:
+                set_handler(number, handler)
+
+
+def _raw_environment() -> dict[bytes, bytes]:
+    raw: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+    return raw
 
 
 def _text(descriptor: int) -> Any:
