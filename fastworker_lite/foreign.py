@@ -109,7 +109,7 @@ class _Child:
         while len(self._buffer) < size:
             # Not by the socket alone: something that a task has started may hold its other end open.
             ready = [descriptor for descriptor, _ in self._poll.poll()]
-            data = self._socket.recv(1 << 20) if self._socket.fileno() in ready else b""
+            data = self._socket.recv(65536) if self._socket.fileno() in ready else b""
             if not data:
                 raise _Gone
             self._buffer += data
