@@ -6,7 +6,6 @@ Runs in: the command line, runners, and workers.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 
 from .config import folders_upwards
@@ -36,6 +35,8 @@ def chosen(config: Config) -> str | None:
     if os.path.isdir(path):
         path = program_of(path)
     elif os.sep not in named and not os.path.exists(path):
+        import shutil  # with the modules of archives, which few need
+
         path = shutil.which(named) or path
     if not os.path.exists(path):
         raise ConfigError(f"python {named}: there is no {path}; name a Python, or the folder of a virtual environment")
