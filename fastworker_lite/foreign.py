@@ -67,12 +67,12 @@ class _Gone(Exception):
 class _Child:
     """The process, and the socket to it."""
 
-    def __init__(self, setup: Setup) -> None:
-        """Start it, and have it import the tasks. Raises `ImportTrouble`."""
+    def __init__(self, setup: Setup, stdout: int | None = None, patience: float | None = None) -> None:
+        """Start it, and have it import the tasks within *patience* seconds. Raises `ImportTrouble`."""
         self._socket, theirs = socket.socketpair()
         self._buffer = bytearray()
         with theirs:
-            self._process = _start(setup.python, theirs.fileno())
+            self._process = _start(setup.python, theirs.fileno(), stdout)
         self.pid = self._process.pid
         self._watch = watch_process(self.pid)
         self._poll = select.poll()
@@ -81,6 +81,9 @@ class _Child:
                 self._poll.register(descriptor, select.POLLIN)
         try:
             self.send(setup._asdict() | {"parent": os.getpid()})
+            if patience is not None and not self._poll.poll(patience * 1000):
+                self.kill()
+                raise ImportTrouble(f"{', '.join(setup.modules)} took more than {patience:g} s to import")
             told, _ = self.receive()
         except (_Gone, OSError):
             code = self.end()
@@ -133,13 +136,13 @@ class _Child:
         return self._process.wait()
 
 
-def _start(python: str, descriptor: int) -> subprocess.Popen[bytes]:
+def _start(python: str, descriptor: int, stdout: int | None) -> subprocess.Popen[bytes]:
     source = pkgutil.get_data(__package__, "shim.py")
     assert source is not None
     try:
         process = subprocess.Popen(
             [python, "-c", _START, str(descriptor)],
-            stdin=subprocess.PIPE, pass_fds=[descriptor], env=interpreters.variables(),
+            stdin=subprocess.PIPE, stdout=stdout, pass_fds=[descriptor], env=interpreters.variables(),
         )  # fmt: skip
     except OSError as error:
         raise ImportTrouble(f"{python} cannot be started: {error.strerror}") from error
@@ -153,9 +156,12 @@ def _start(python: str, descriptor: int) -> subprocess.Popen[bytes]:
 # ---- what a runner knows of it
 
 
-def survey(setup: Setup) -> None:
-    """Have the tasks of the other Python known here by name, with their options. Raises `ImportTrouble`, `ConfigError`."""
-    child = _Child(setup)
+def survey(setup: Setup, patience: float | None = None) -> None:
+    """Have the tasks of the other Python known here by name, with their options. Raises `ImportTrouble`, `ConfigError`.
+
+    What their modules print goes to stderr.
+    """
+    child = _Child(setup, stdout=2, patience=patience)
     child.end()
     for one in child.tasks:
         task_registry.register(StandIn(one["reference"]), one["name"], **_declared(one["declared"]))

@@ -45,6 +45,14 @@ def chosen(config: Config) -> str | None:
     return path  # not what it is a link to: by its place it knows its environment
 
 
+def default(config: Config) -> str | None:
+    """What a command line means where neither it nor the configuration names one, None for our own.
+
+    A bundle has no packages but its own: there it is the Python of the project.
+    """
+    return nearest() if is_bundled() and config.python is None else None
+
+
 def module_folders(config: Config) -> tuple[str, ...]:
     """Where modules with tasks are looked for first: beside the configuration, and in the current folder."""
     beside = [os.path.dirname(os.path.abspath(config.path))] if config.path is not None else []

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -153,7 +154,7 @@ TASKS = """
         return os.getppid(), os.getpid()
 
     @task(concurrency=1, key="{host}")
-    def limited(host):
+    def limited(host, other=None):
         return host
 
     @task
@@ -458,6 +459,38 @@ def test_kill_9_of_the_runner_leaves_no_child(database, folder, other):
 
     assert len(pids) == 2
     wait_until(lambda: not any(map(is_running, pids)))
+
+
+def test_a_stop_ends_what_runs_there_and_gives_it_back(start, other, database, tmp_path):
+    path = tmp_path / "pids"
+    client = start(other, stop_timeout=0.1)
+    job = client.submit("sleep", str(path))
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
+
+    client.close()
+
+    wait_until(lambda: not any(is_running(int(pid)) for pid in path.read_text().split()))
+    with SyncClient(database, runner="never") as looker:
+        assert looker.handle(job.id).status() == "queued"
+
+
+def test_a_limit_of_the_tasks_own_is_heeded(there, database):
+    jobs = [there.submit("limited", "a", path) for path in (None, None, None)]
+
+    assert [job.result(timeout=10) for job in jobs] == ["a", "a", "a"]
+    with sqlite3.connect(database) as sql:
+        assert {row[0] for row in sql.execute("SELECT limits FROM job")} == {'[["concurrency limited[a]", 1, null]]'}
+
+
+def test_a_coroutine_whose_submitter_knows_that_it_is_one_is_awaited_too(there, folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(task_registry, "_tasks", {})
+    import theirs
+
+    try:
+        assert there.submit(theirs.awaited, 3).result(timeout=10) == 3
+    finally:
+        del sys.modules["theirs"]
 
 
 # ---- how it is said

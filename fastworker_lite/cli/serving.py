@@ -112,7 +112,7 @@ def prepare(
                 ("tasks", list(tasks) if tasks else None),
                 ("queues", list(queues) if queues else None),
                 ("stop_timeout", stop_timeout),
-                ("python", python or _default_python(session.config)),
+                ("python", python or interpreters.default(session.config)),
             )
             if value is not None
         },
@@ -128,11 +128,6 @@ def prepare(
     return config
 
 
-def _default_python(config: Config) -> str | None:
-    """A bundle has no packages but its own: tasks run in the Python of the project, if there is one."""
-    return interpreters.nearest() if interpreters.is_bundled() and config.python is None else None
-
-
 def _import_tasks_there(config: Config, program: str) -> None:
     """As `_import_tasks`, in the other Python: a trouble is told once and at once."""
     from ..errors import ImportTrouble
@@ -141,7 +136,7 @@ def _import_tasks_there(config: Config, program: str) -> None:
     try:
         survey(Setup(program, interpreters.module_folders(config), config.tasks))
     except ImportTrouble as error:
-        where = f"cwd {os.getcwd()}\n  python {program}"
+        where = f"cwd {os.getcwd()}\n  python {program}; the one that fwl runs in is --python {interpreters.BUILT_IN}"
         if error.sys_path:
             where += f"\n  sys.path {os.pathsep.join(error.sys_path)}"
         raise CommandError(str(error), USAGE, where) from error
