@@ -113,6 +113,9 @@ class AsyncWorker:
         return bool((most_jobs and self._jobs >= most_jobs) or (most_memory and resident_bytes() > most_memory))
 
     def _begin(self, job: Claimed) -> None:
+        if self._setup.python is not None:  # its workers await coroutines, too
+            self._report.misplaced.append(job)
+            return
         try:
             target = execution.find_target(job)
         except UnknownTask:

@@ -46,7 +46,7 @@ def find_file(
         return os.path.abspath(_path("the configuration's path", config_path))
     if os.environ.get("FWL_CONFIG"):
         return os.path.abspath(_path("FWL_CONFIG", os.environ["FWL_CONFIG"]))
-    folders = list(_folders(start))
+    folders = list(folders_upwards(start))
     for folder in folders:
         path = os.path.join(folder, FILE_NAME)
         if os.path.lexists(path):
@@ -61,13 +61,15 @@ def find_file(
 def with_overrides(config: Config, **given: object) -> Config:
     """*config* with the settings in *given*, checked as those of a file are; None leaves one as it is.
 
-    A relative *db* is taken from the current folder, not from the file's. Raises `ConfigError`.
+    A relative *db* or *python* is taken from the current folder, not from the file's. Raises `ConfigError`.
     """
     changes = {
         key: parse_setting("", key, value) for key, value in given.items() if value is not None or key not in RULES
     }
     if "db" in changes:
         changes["db"] = _absolute(changes["db"], os.curdir)
+    if "python" in changes and os.path.exists(path := _absolute(changes["python"], os.curdir)):
+        changes["python"] = path
     return config._replace(**changes)
 
 
@@ -117,7 +119,8 @@ class Source(NamedTuple):
     is_pyproject: bool
 
 
-def _folders(start: str | os.PathLike[str] | None) -> Iterator[str]:
+def folders_upwards(start: str | os.PathLike[str] | None) -> Iterator[str]:
+    """*start* (None: the current folder) and those above it, to the root of a checkout, $HOME or /."""
     try:
         folder = os.path.abspath(os.curdir if start is None else start)
     except FileNotFoundError:  # the current folder was removed

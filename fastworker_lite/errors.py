@@ -192,6 +192,14 @@ class Cancel(Exception):
         self.reason = str(reason)
 
 
+class ImportTrouble(FastWorkerError):
+    """Another Python cannot be used, or cannot import the tasks."""
+
+    def __init__(self, text: str, sys_path: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.sys_path = sys_path
+
+
 class NotInJob(FastWorkerError):
     """`current_job()` was called outside of a running job."""
 

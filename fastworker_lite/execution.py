@@ -34,6 +34,14 @@ class UnknownTask(Exception):
     """This worker does not know the task of a job; another may."""
 
 
+class Elsewhere(Exception):
+    """Another Python has raised something, and told what: see `_describe` of shim.py."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        super().__init__(told["text"])
+        self.told = told
+
+
 # ---- functions
 
 _known: dict[str, bytes] = {}
@@ -121,15 +129,22 @@ def _arguments(job: Claimed, results: Sequence[Ended]) -> tuple[tuple[Any, ...],
     args, kwargs = serialization.decode_call(job.payload)
     if job.inputs is None:
         return args, kwargs
-    found = {one.job.id: one for one in results}
-    values = [_result_of(number, found.get(number)) for number in parents_whose_results(job)]
+    values = [serialization.decode(data) for data in stored_results(job, results)]
     return (values if job.inputs.startswith("[") else values[0], *args), kwargs
 
 
-def _result_of(number: int, ended: Ended | None) -> Any:
+def stored_results(job: Claimed, results: Sequence[Ended]) -> list[bytes]:
+    """Those of *results* that this job takes, as they are stored. Raises `SerializationError` when one is not there."""
+    found = {one.job.id: one for one in results}
+    return [_stored_result(number, found.get(number)) for number in parents_whose_results(job)]
+
+
+def _stored_result(number: int, ended: Ended | None) -> bytes:
     if ended is None or ended.job.state is not State.SUCCEEDED:
         raise SerializationError(f"the result of job {number}, which this one needs, is not there any more")
-    return serialization.read_result(number, ended.result, ended.result_checksum)
+    if ended.result is None:
+        return payloads.encode_json(None)  # a command's
+    return serialization.checked_result(number, ended.result, ended.result_checksum)
 
 
 async def run_coroutine(job: Claimed, target: Target, max_result: int, results: Sequence[Ended] = ()) -> Outcome:
@@ -168,15 +183,20 @@ def _succeeded(job: Claimed, value: object, started: float, max_result: int) -> 
     try:
         result = serialization.encode_result(value, payloads.is_json(job.payload))
     except BaseException as error:
-        return Outcome(job, started, time.time(), failure=_unstorable(str(error)))
+        return Outcome(job, started, time.time(), failure=unstorable(str(error)))
     if len(result) > max_result:
-        text = f"it takes {len(result)} bytes, more than max_result = {max_result}; return a path or a key to the data"
-        return Outcome(job, started, time.time(), failure=_unstorable(text))
+        return Outcome(job, started, time.time(), failure=too_large(len(result), max_result))
     told = serialization.tell(value) if job.is_told else None
     return Outcome(job, started, time.time(), result=result, told=told)
 
 
-def _unstorable(text: str) -> Failure:
+def too_large(size: int, max_result: int) -> Failure:
+    """What is said of a job whose result takes too much room."""
+    return unstorable(f"it takes {size} bytes, more than max_result = {max_result}; return a path or a key to the data")
+
+
+def unstorable(text: str) -> Failure:
+    """What is said of a job whose result is the trouble."""
     message = f"result cannot be stored: {clean(text, MAX_ERROR)}"
     return Failure(reason="result cannot be stored", error=message, error_type="SerializationError", is_final=True)
 
@@ -186,6 +206,8 @@ def _unstorable(text: str) -> Failure:
 
 def describe(error: BaseException, job: Claimed) -> Failure:
     """An exception as text that is safe to store, whatever its `__str__` does, and what it means for the job."""
+    if isinstance(error, Elsewhere):
+        return _failure(error.told, job)
     text = _text_of(error)
     if isinstance(error, Cancel):
         return Failure(reason=clean(text, 200) or "cancelled", error=clean(text, MAX_ERROR), is_cancel=True)
@@ -198,6 +220,20 @@ def describe(error: BaseException, job: Claimed) -> Failure:
         traceback=_traceback(error),
         is_final=isinstance(error, SerializationError) or not is_worth_it,
         retry_after=error.after if isinstance(error, Retry) else None,
+    )
+
+
+def _failure(told: dict[str, Any], job: Claimed) -> Failure:
+    text, name, trace = told["text"], clean(told["type"], 200), told["traceback"]
+    if told["is_cancel"]:
+        return Failure(reason=clean(text, 200) or "cancelled", error=clean(text, MAX_ERROR), is_cancel=True)
+    return Failure(
+        reason=name,
+        error=clean(text, MAX_ERROR) or name,
+        error_type=name,
+        traceback=None if trace is None else clean(trace, MAX_TRACEBACK),
+        is_final=told["is_final"] or not Policy.read(job.policy).is_worth_it_after(set(told["names"])),
+        retry_after=told["retry_after"],
     )
 
 

@@ -400,7 +400,12 @@ class Policy(NamedTuple):
 
     def is_worth_retrying(self, error: BaseException) -> bool:
         """Whether this exception is one after which the job is tried again, if it may be."""
-        names = {exception_name(kind) for kind in type(error).__mro__ if issubclass(kind, BaseException)}
+        return self.is_worth_it_after(
+            {exception_name(one) for one in type(error).__mro__ if issubclass(one, BaseException)}
+        )
+
+    def is_worth_it_after(self, names: set[str]) -> bool:
+        """As `is_worth_retrying`, for an exception whose class and their bases have these names."""
         if names.intersection(self.give_up_on):
             return False
         return self.retry_on is None or bool(names.intersection(self.retry_on))

@@ -58,6 +58,10 @@ class WorkerSetup:
     #: Above so many bytes it ends after the job it runs; 0 for no limit.
     output: str | None
     #: The file that takes what it prints outside of jobs, None to share the runner's.
+    python: str | None = None
+    #: Another Python that the functions run in, None for the worker's own.
+    path: tuple[str, ...] = ()
+    #: Where that one looks for their modules first.
 
 
 class _Launch(popen_spawn_posix.Popen):
@@ -168,7 +172,10 @@ class WorkerProcess:
 
     def terminate(self) -> None:
         """Have it end what it runs: a command gets TERM, a coroutine is cancelled, a function dies with it."""
-        self._send(signal.SIGTERM)
+        if self.setup.python is not None:
+            leases.kill_group(self.pid, signal.SIGTERM)  # the worker leaves it to the other Python
+        else:
+            self._send(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it, the command that it runs, and what its functions have started."""

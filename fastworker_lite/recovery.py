@@ -63,8 +63,10 @@ class Recovery:
 
     def _recover_orphan(self, connection: Connection, row: WorkerRow, path: str) -> None:
         note = leases.read_note(path)
-        if not ProcessIdentity.parse(row.process).kill():
+        process = ProcessIdentity.parse(row.process)
+        if not process.kill():
             return  # not yet gone: its jobs stay its own
+        leases.await_group(process.pid)  # the other Python that its functions ran in ends with it, a moment later
         leases.end_group(note.group)
         self._give_output(connection, row.lease, note)
         self._recover(connection, _death(row, note, "worker died with its runner", is_blamed=False))

@@ -81,6 +81,13 @@ def _tasks(value: object) -> tuple[str, ...]:
     return modules
 
 
+def _python(value: object) -> str:
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ConfigError(f'must be the path of a Python, such as ".venv/bin/python", got {shown(value)}')
+    return value
+
+
 def _durability(value: object) -> str:
     if value not in ("full", "normal"):
         raise ConfigError(f'must be "full" or "normal", got {shown(value)}')
@@ -225,6 +232,7 @@ RULES: dict[str, Callable[[object], Any]] = {
     "workers": _whole(0, 1000, " (0 is one for each core)"),
     "queues": _queues,
     "tasks": _tasks,
+    "python": _python,
     "durability": _durability,
     "stop_timeout": _seconds,
     "kill_grace": _seconds,

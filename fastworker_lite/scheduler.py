@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import __version__, calls, declarations, hooks, leases, queueing, registration, retention
+from . import __version__, calls, declarations, hooks, interpreters, leases, queueing, registration, retention
 from .callbacks import Limits, Postman
 from .errors import FastWorkerError, PoolFailed
 from .exchange import close_lease, open_lease
@@ -137,6 +137,7 @@ class Scheduler:
         self._relay_pause = FIRST_LOOK
         self._is_leading = False
         self._in_file = declarations.from_config(config)  # what cannot be is refused here, before anything has begun
+        self._python = interpreters.chosen(config)
         self._timetable = Timetable(self._declared, self._waker, clock) if has_cron else None
         self._idleness = None if idle_exit is None else Idleness(idle_exit, config.queues, clock, has_cron=has_cron)
         self._recovery = Recovery(self._paths, self._waker, config.max_log, clock)
@@ -465,6 +466,8 @@ class Scheduler:
             max_jobs=config.max_jobs_per_worker,
             max_memory=config.max_memory_per_worker,
             output=self._output,
+            python=self._python,
+            path=interpreters.module_folders(config) if self._python is not None else (),
         )
 
     def _ensure_async_worker(self) -> None:

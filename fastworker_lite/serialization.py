@@ -35,11 +35,14 @@ _dumps, _loads = pickle.dumps, pickle.loads  # bound now: a task may replace the
 
 def read_result(job_id: int, data: bytes | None, stored_checksum: int | None) -> Any:
     """The result of a job as it was stored, None for a command. Unpickles it. Raises `SerializationError`."""
-    if data is None:
-        return None
+    return None if data is None else decode(checked_result(job_id, data, stored_checksum))
+
+
+def checked_result(job_id: int, data: bytes, stored_checksum: int | None) -> bytes:
+    """The result of a job as it was stored, still as bytes. Raises `SerializationError`."""
     if result_checksum(data) != stored_checksum:
         raise SerializationError(f"the result of job {job_id} is damaged: its checksum does not match")
-    return decode(data)
+    return data
 
 
 # ---- values
@@ -163,6 +166,18 @@ def tell(value: object) -> str:
 # ---- functions
 
 
+class StandIn:
+    """In the place of a function that only another Python has."""
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+        #: `module:qualified.name` there.
+        self.__module__, _, self.__qualname__ = reference.partition(":")
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise SerializationError(f"{self.reference} is a task of another Python, and can only be submitted here")
+
+
 class Target(NamedTuple):
     """A function, and what is called around it."""
 
@@ -199,6 +214,8 @@ def encode_target(target: Target) -> bytes:
 
 def importable_name(function: Callable[..., Any]) -> str | None:
     """`module:qualified.name` when importing that gives this very function in another process, else None."""
+    if isinstance(function, StandIn):
+        return function.reference
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str) or module in ("__main__", "__mp_main__"):
         return None

@@ -89,6 +89,8 @@ class Config(NamedTuple):
     #: The queues the workers serve, None for all.
     tasks: tuple[str, ...] = ()
     #: Modules the workers import, so that they know the tasks declared there.
+    python: str | None = None
+    #: The Python that tasks run in, a program or a virtual environment's folder; None for the one of the runner.
     durability: str | None = None
     #: "full" or "normal", None for what the file says; a new one says "full".
     stop_timeout: float = 30.0

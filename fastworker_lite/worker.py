@@ -13,26 +13,31 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import parent_process
-from typing import TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from . import execution, leases, payloads
 from .batches import Batch, BatchWatcher, Estimates
 from .current import CurrentJob, Port, enter_job
-from .errors import DatabaseBusy, DatabaseGone, NotOurDatabase, StorageError
+from .errors import DatabaseBusy, DatabaseGone, ImportTrouble, NotOurDatabase, StorageError
 from .exchange import Exchange, Report, open_lease
 from .execution import UnknownTask
 from .job import Claimed, Kind, Lane, Outcome, Progress
 from .leases import Lease, Note, ProcessIdentity
 from .options import Policy
-from .output import STREAMS, Capture, log_to_stderr, open_log, own_stderr, trim
+from .output import STREAMS, Capture, live_path, log_to_stderr, open_log, own_stderr, trim
+from .paths import SidePaths
 from .processes import WorkerSetup, bind_to_parent
 from .serialization import Target
 from .sockets import TurnOnWake, Waker, drain, wait_readable
 from .store import jobs, queries, runners, settling
 from .store.connection import Connection
+from .store.queries import Ended
 from .surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from .foreign import Interpreter
 
 T = TypeVar("T")
 
@@ -60,9 +65,16 @@ def _serve(setup: WorkerSetup) -> int:
     connection = Connection(setup.database, is_worker=True, blocks_signals=True)
     lease = open_lease(connection, setup.lease)
     capture = Capture(connection.paths, setup.lease, setup.max_log) if setup.lane is Lane.SYNC else None
+    interpreter = None
     try:
-        for module in setup.modules:
-            importlib.import_module(module)
+        if setup.python is None:
+            for module in setup.modules:
+                importlib.import_module(module)
+        elif capture is not None:
+            interpreter = _start_interpreter(setup, setup.python, connection.paths)
+    except ImportTrouble as trouble:
+        say(f"worker {os.getpid()} cannot begin: {trouble}")
+        return EXIT_IMPORT
     except Exception as error:
         say(f"worker {os.getpid()} cannot import its tasks: {type(error).__name__}: {error}")
         return EXIT_IMPORT
@@ -76,12 +88,21 @@ def _serve(setup: WorkerSetup) -> int:
 
         AsyncWorker(setup, connection, lease, exchange).run()
     else:
-        Worker(setup, connection, lease, exchange, capture).run()
+        Worker(setup, connection, lease, exchange, capture, interpreter).run()
         capture.close()
+        if interpreter is not None:
+            interpreter.close()
     connection.write_fast(runners.remove_worker, worker_id)
     connection.close()
     lease.remove()
     return 0
+
+
+def _start_interpreter(setup: WorkerSetup, python: str, paths: SidePaths) -> Interpreter:
+    from .foreign import Interpreter, Setup
+
+    output = tuple(live_path(paths, setup.lease, stream) for stream in STREAMS)
+    return Interpreter(Setup(python, setup.path, setup.modules, output, setup.max_result), setup.tasks)
 
 
 def _redirect(output: str | None) -> None:
@@ -126,17 +147,35 @@ def store_patiently(transact: Callable[[], T], stop: int) -> T | None:
         pause = min(pause * 2, 2.0)
 
 
+class Functions(Protocol):
+    """Where functions are found and called: in this process, as execution.py does, or by an `Interpreter`."""
+
+    def find_target(self, job: Claimed) -> Target: ...
+
+    def under_its_tasks_limits(self, job: Claimed, target: Target) -> Claimed | None: ...
+
+    def run_call(self, job: Claimed, target: Target, max_result: int, results: Sequence[Ended] = ()) -> Outcome: ...
+
+
 class Worker:
     """Runs functions and commands, one at a time, on the main thread."""
 
     def __init__(
-        self, setup: WorkerSetup, connection: Connection, lease: Lease, exchange: Exchange, capture: Capture
+        self,
+        setup: WorkerSetup,
+        connection: Connection,
+        lease: Lease,
+        exchange: Exchange,
+        capture: Capture,
+        interpreter: Interpreter | None,
     ) -> None:
         self._setup = setup
         self._connection = connection
         self._lease = lease
         self._exchange = exchange
         self._capture = capture
+        self._interpreter = interpreter
+        self._functions: Functions = interpreter or execution
         self._pid = os.getpid()
         self._estimates = Estimates()
         self._watcher = BatchWatcher(self._open_tell)
@@ -176,7 +215,10 @@ class Worker:
     def _is_worn_out(self) -> bool:
         """Whether another process should take this one's place."""
         most_jobs, most_memory = self._setup.max_jobs, self._setup.max_memory
-        return bool((most_jobs and self._jobs >= most_jobs) or (most_memory and resident_bytes() > most_memory))
+        return bool((most_jobs and self._jobs >= most_jobs) or (most_memory and self._resident_bytes() > most_memory))
+
+    def _resident_bytes(self) -> int:
+        return resident_bytes() + (0 if self._interpreter is None else resident_bytes(self._interpreter.pid))
 
     def _wait(self) -> None:
         """Sleep until a datagram is ours, or the runner wants us to stop."""
@@ -197,7 +239,7 @@ class Worker:
     def _run(self, job: Claimed, batch: Batch) -> None:
         target = None if job.kind == Kind.COMMAND else self._find_target(job, batch)
         if target is not None:
-            if (limited := execution.under_its_tasks_limits(job, target)) is not None:
+            if (limited := self._functions.under_its_tasks_limits(job, target)) is not None:
                 batch.limit(limited)
                 return
             job = self._as_its_task_says(job, target)
@@ -229,7 +271,7 @@ class Worker:
     def _find_target(self, job: Claimed, batch: Batch) -> Target | None:
         """The function to call; None when the job has been dealt with."""
         try:
-            target = execution.find_target(job)
+            target = self._functions.find_target(job)
         except UnknownTask:
             batch.not_know(job)
         except BaseException as error:
@@ -256,7 +298,7 @@ class Worker:
         current = CurrentJob(job, self._port)
         enter_job(current)
         try:
-            return execution.run_call(job, target, self._setup.max_result, results)
+            return self._functions.run_call(job, target, self._setup.max_result, results)
         finally:
             enter_job(None)
             current.end()
@@ -346,10 +388,12 @@ def kill_grace(job: Claimed, otherwise: float) -> float:
     return otherwise if said is None else said
 
 
-def resident_bytes() -> int:
-    """The memory this process holds now; on macOS, the most it has held."""
+def resident_bytes(process: int | str = "self") -> int:
+    """The memory this process holds now, or another one; on macOS, the most this one has held."""
     try:
-        with open("/proc/self/statm", "rb") as file:
+        with open(f"/proc/{process}/statm", "rb") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
     except OSError:
+        if process != "self":
+            return 0
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator
 from shlex import quote
 
-from .. import __version__
+from .. import __version__, interpreters
+from ..errors import ConfigError, FastWorkerError
+from ..settings import Config
 from .configuring import find_faults, short_text
 from .findings import Finding, ok, problem, warning
 from .problems import CommandError
@@ -103,6 +105,15 @@ def tasks(session: Session) -> Iterator[Finding]:
     except CommandError:
         return
     folder = os.path.dirname(os.path.abspath(config.path)) if config.path else os.getcwd()
+    config = config._replace(python=config.python or interpreters.default(config))
+    try:
+        python = interpreters.chosen(config)
+    except ConfigError as error:
+        yield problem("tasks", str(error), "fwl config show")
+        return
+    if python is not None:
+        yield from _tasks_there(config, python)
+        return
     for module in config.tasks:
         fault = import_fault(module, folder)
         if fault is None:
@@ -110,6 +121,19 @@ def tasks(session: Session) -> Iterator[Finding]:
         else:
             hint = f"cd {quote(folder)} && {quote(sys.executable)} -c 'import {module}'"
             yield problem("tasks", f"{module} cannot be imported, with {folder} first on sys.path: {fault}", hint)
+
+
+def _tasks_there(config: Config, python: str) -> Iterator[Finding]:
+    from ..foreign import Setup, survey
+
+    folders = interpreters.module_folders(config)
+    for module in config.tasks:
+        try:
+            survey(Setup(python, folders, (module,)), IMPORT_PATIENCE)
+            yield ok("tasks", f"{module} can be imported in {python}, with {folders[0]} first on sys.path")
+        except FastWorkerError as error:
+            hint = f"fwl drain --python {quote(python)} --tasks {module}"
+            yield problem("tasks", f"{module} cannot be used in {python}: {error}", hint)
 
 
 def import_fault(module: str, folder: str, seconds: float = IMPORT_PATIENCE) -> str | None:

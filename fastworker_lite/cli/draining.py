@@ -20,7 +20,7 @@ from ..store.connection import Connection
 from . import render
 from .problems import FAILED, TIMED_OUT
 from .records import last_lines, read_records, seconds_taken, sentence
-from .serving import Modules, Queues, Workers, prepare
+from .serving import Modules, Python, Queues, Workers, prepare
 from .session import Session, live_runners
 from .values import parse_duration
 
@@ -50,6 +50,7 @@ def drain(
     context: typer.Context,
     workers: Workers = None,
     tasks: Modules = None,
+    python: Python = None,
     queues: Queues = None,
     max_time: Annotated[
         str | None, typer.Option("--max-time", metavar="DUR", help="Begin no job after this time, and exit with 124.")
@@ -74,7 +75,7 @@ def drain(
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     seconds = parse_duration("--max-time", max_time)
-    config = prepare(session, workers, tasks, queues)
+    config = prepare(session, workers, tasks, queues, python=python)
     aim = Aim(
         served=None if config.queues is None else json.dumps(list(config.queues)),
         begun=time.time(),

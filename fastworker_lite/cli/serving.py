@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from .. import config as configuration
+from .. import interpreters
 from ..errors import ConfigError
 from ..settings import Config
 from . import options
@@ -33,11 +34,21 @@ Queues = Annotated[
     list[str] | None, typer.Option("--queue", "-Q", metavar="NAME", help="Serve only this queue; may be repeated.")
 ]
 
+Python = Annotated[
+    str | None,
+    typer.Option(
+        "--python",
+        metavar="PATH",
+        help="Run tasks in this Python, a program or a virtual environment; nothing needs to be installed there.",
+    ),
+]
+
 
 def worker(
     context: typer.Context,
     workers: Workers = None,
     tasks: Modules = None,
+    python: Python = None,
     queues: Queues = None,
     new_queue: options.NewQueue = False,
     stop_timeout: Annotated[
@@ -65,12 +76,13 @@ def worker(
 
     fwl worker --workers 4 --tasks mytasks
     fwl worker --idle-exit 10m
+    fwl worker --python .venv/bin/python --tasks mytasks
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     patience, idle = parse_duration("--stop-timeout", stop_timeout), parse_duration("--idle-exit", idle_exit)
 
     def configured() -> Config:
-        return prepare(session.renewed(), workers, tasks, queues, new_queue, patience)
+        return prepare(session.renewed(), workers, tasks, queues, new_queue, patience, python)
 
     from .foreground import Foreground
 
@@ -88,6 +100,7 @@ def prepare(
     queues: Sequence[str] | None,
     makes_queues: bool = False,
     stop_timeout: float | None = None,
+    python: str | None = None,
 ) -> Config:
     """The settings with the options laid over them, once the task modules are known to import."""
     config = configuration.with_overrides(
@@ -99,6 +112,7 @@ def prepare(
                 ("tasks", list(tasks) if tasks else None),
                 ("queues", list(queues) if queues else None),
                 ("stop_timeout", stop_timeout),
+                ("python", python or interpreters.default(session.config)),
             )
             if value is not None
         },
@@ -106,9 +120,26 @@ def prepare(
     with session.open() as connection:
         if queues and not makes_queues:
             check_queues(connection, set(queues))
-    _import_tasks(config, is_from_file=not tasks)
+    if (program := interpreters.chosen(config)) is None:
+        _import_tasks(config, is_from_file=not tasks)
+    else:
+        _import_tasks_there(config, program)
     _check_schedules(config)
     return config
+
+
+def _import_tasks_there(config: Config, program: str) -> None:
+    """As `_import_tasks`, in the other Python: a trouble is told once and at once."""
+    from ..errors import ImportTrouble
+    from ..foreign import Setup, survey
+
+    try:
+        survey(Setup(program, interpreters.module_folders(config), config.tasks))
+    except ImportTrouble as error:
+        where = f"cwd {os.getcwd()}\n  python {program}; the one that fwl runs in is --python {interpreters.BUILT_IN}"
+        if error.sys_path:
+            where += f"\n  sys.path {os.pathsep.join(error.sys_path)}"
+        raise CommandError(str(error), USAGE, where) from error
 
 
 def _check_schedules(config: Config) -> None:

@@ -107,6 +107,10 @@ def _command(session: Session, idle: float, lock: int) -> list[str]:
     command = [sys.executable, "-m", "fastworker_lite", "worker", "--db", session.database]
     if session.config.path is not None:
         command += ["--config", os.path.abspath(session.config.path)]
+    from .. import interpreters
+
+    if (python := interpreters.default(session.config)) is not None:
+        command += ["--python", python]  # what is near here; the worker has neither our folder nor our variables
     return [*command, "--idle-exit", f"{idle:.3f}s", "--starting-lock", str(lock)]
 
 
