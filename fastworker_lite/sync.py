@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from . import calls, declarations, producer, queueing, registration, relay, schedules
 from . import config as configuration
+from .dispatching import Dispatcher
 from .errors import ConfigError, ForkedError, JobNotFound
 from .events import events_of
 from .graph import Call, build_calls, chained, joined
@@ -69,6 +70,7 @@ class SyncClient:
         self._connection: Connection | None = None
         self._waiters: list[Waiter] = []
         #: Those that no thread is waiting on.
+        self._dispatcher: Dispatcher | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _submitter, (type(self), self.database)
@@ -99,6 +101,9 @@ class SyncClient:
         with self._lock:
             while self._waiters:
                 self._waiters.pop().close()
+            dispatcher, self._dispatcher = self._dispatcher, None
+            if dispatcher is not None:
+                dispatcher.close()
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
@@ -166,6 +171,35 @@ class SyncClient:
     def unregister_listener(self, name: str) -> bool:
         """Forget a listener, and what still waits for it. False when there is none of this name."""
         return bool(self._call(Connection.write, listeners.unregister, name))
+
+    # ---- in an event loop
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `dispatch` has something to do. It stays the same until `close`.
+
+        For the event loop of a desktop program, or any other: `loop.add_reader(client.fileno(), client.dispatch)` with
+        asyncio, `root.createfilehandler(client, tkinter.READABLE, lambda *_: client.dispatch())` with Tk,
+        `QSocketNotifier(client.fileno(), QSocketNotifier.Type.Read)` with Qt. Take it out of the loop before `close`.
+        """
+        return self._dispatching().fileno()
+
+    def dispatch(self) -> int:
+        """Call the functions of `on_done` and `on_progress` whose time has come. Returns how many that were; never waits.
+
+        They are called here, on the thread that calls `dispatch`, and nowhere else, each function of `on_done` once.
+        A job's progress comes before its end, its functions in the order in which they were given; jobs that are seen to
+        have ended together come by id. When a function raises, `dispatch` raises that, and calls the others next time.
+        After 10 ms the rest is left for the next time, too: the descriptor stays readable. A function may itself run the
+        event loop, as a dialog does. After `close` nothing is called.
+        """
+        return 0 if self._dispatcher is None else self._dispatching().dispatch()
+
+    def _dispatching(self) -> Dispatcher:
+        self._call(_nothing)  # in a forked child this raises
+        with self._lock:
+            if self._dispatcher is None:
+                self._dispatcher = Dispatcher(self._call, SidePaths.of(self.database))
+            return self._dispatcher
 
     # ---- queues
 

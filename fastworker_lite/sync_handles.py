@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from . import calls, changing, producer
+from .dispatching import Dispatcher
 from .errors import ResultTimeout
 from .job import Attempt, Progress, State
 from .logs import log_lines
@@ -31,6 +32,8 @@ class SyncSubmitter(Protocol):
     def _call(self, function: Callable[..., T], *args: Any) -> T: ...
 
     def _wait_any(self, numbers: list[int], timeout: float | None) -> list[Ended]: ...
+
+    def _dispatching(self) -> Dispatcher: ...
 
 
 class SyncJobHandle(Generic[R]):
@@ -81,6 +84,21 @@ class SyncJobHandle(Generic[R]):
         """How far the job said it was last, None if it never did."""
         found: Progress | None = self._client._call(Connection.read, queries.progress, self.number)
         return found
+
+    def on_done(self, function: Callable[[SyncJobHandle[R]], object]) -> None:
+        """Have `client.dispatch()` call `function(handle)` once the job has ended, however it did; then `result()` is there.
+
+        Also when it had ended before. One that is removed has ended: `result()` raises `JobNotFound`. May be said more than
+        once, and from any thread.
+        """
+        self._client._dispatching().watch(self.number, on_done=lambda: function(self))
+
+    def on_progress(self, function: Callable[[SyncJobHandle[R], Progress], object]) -> None:
+        """Have `client.dispatch()` call `function(handle, progress)` when the job has said how far it is.
+
+        At most five times a second, with what it said last; the last of all comes before `on_done`.
+        """
+        self._client._dispatching().watch(self.number, on_progress=lambda so_far: function(self, so_far))
 
     def logs(self, follow: bool = False) -> Iterator[str]:
         """The lines the job has printed or logged; with *follow* also those to come, until it has ended."""

@@ -1,6 +1,7 @@
-"""The kernel's word that a file was written or a process has ended, so that nobody needs to look again and again.
+"""The kernel's word that a file was written, a process has ended or a time has come, so that nobody needs to look again
+and again.
 
-Runs in: the runner's process, and every process that listens or follows.
+Runs in: the runner's process, and every process that listens, follows or dispatches.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 from typing import Any
 
 _IN_MODIFY, _IN_ATTRIB, _IN_DELETE_SELF, _IN_ONESHOT = 0x2, 0x4, 0x400, 0x80000000
+_CLOCK_MONOTONIC = 1
 _HAS_KQUEUE = hasattr(select, "kqueue")
 _kernel: Any = select  # the kqueue names exist on macOS only
 
@@ -74,6 +76,55 @@ class FileWatch:
         if self._file >= 0:
             os.close(self._file)
         self._descriptor = self._file = -1
+
+
+class Alarm:
+    """A descriptor that is readable while another one is, and from a time on that can be set."""
+
+    def __init__(self, other: int) -> None:
+        if _HAS_KQUEUE:
+            self._poll = _kernel.kqueue()
+            self._poll.control([_kernel.kevent(other, _kernel.KQ_FILTER_READ, _kernel.KQ_EV_ADD)], 0)
+            return
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._timer: int = self._libc.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._timer < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._poll = select.epoll()
+        self._poll.register(other, select.EPOLLIN)
+        self._poll.register(self._timer, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        return int(self._poll.fileno())
+
+    def set(self, seconds: float | None) -> None:
+        """Be readable in so many seconds, instead of at the time set before; None for never."""
+        if _HAS_KQUEUE:
+            self._set_kqueue(seconds)
+            return
+        nanoseconds = 0 if seconds is None else max(1, int(seconds * 1e9))  # 0 is never
+        value = (ctypes.c_long * 4)(0, 0, *divmod(nanoseconds, 1_000_000_000))
+        self._libc.timerfd_settime(self._timer, 0, value, None)
+
+    def _set_kqueue(self, seconds: float | None) -> None:
+        def change(flags: int, milliseconds: int = 0) -> None:
+            event = _kernel.kevent(1, _kernel.KQ_FILTER_TIMER, flags, 0, milliseconds)
+            self._poll.control([event], 0)
+
+        with contextlib.suppress(FileNotFoundError):  # it was not set, or has gone off
+            change(_kernel.KQ_EV_DELETE)
+        if seconds is not None:
+            change(_kernel.KQ_EV_ADD | _kernel.KQ_EV_ONESHOT, max(1, int(seconds * 1000)))
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self._poll.closed)
+
+    def close(self) -> None:
+        if not self.is_closed:
+            self._poll.close()
+            if not _HAS_KQUEUE:
+                os.close(self._timer)
 
 
 def watch_process(pid: int) -> int | None:

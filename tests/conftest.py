@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,3 +48,25 @@ def submitter(database: str) -> Iterator[SyncClient]:
     """A client, and no runner."""
     with SyncClient(database, runner="never", durability="normal") as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def display() -> Iterator[str]:
+    """A screen that nobody sees."""
+    if importlib.util.find_spec("_tkinter") is None:
+        pytest.skip("this Python has no Tk")
+    if shutil.which("Xvfb") is None:
+        pytest.skip("there is no Xvfb (apt-get install xvfb)")
+    reading, writing = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(writing), "-screen", "0", "800x600x24", "-nolisten", "tcp"],
+        pass_fds=[writing],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(writing)
+    with open(reading) as file:
+        number = file.readline().strip()
+    assert number, "Xvfb did not start"
+    yield f":{number}"
+    server.terminate()
+    server.wait()

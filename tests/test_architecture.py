@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "ground": "errors durations settings rules config paths forking endings tasks options limits job cron schedule payloads serialization shim",
     "edges": "interpreters pings store leases sockets streams watches current output execution processes surroundings foreign",
-    "flow": "exchange batches worker async_worker pool building calls producer graph relay commands declarations firing schedules results waiting logs events hooks recovery retention changing queueing registration idleness scheduler callbacks intake reception listener",
+    "flow": "exchange batches worker async_worker pool building calls producer graph relay commands declarations firing schedules results waiting dispatching logs events hooks recovery retention changing queueing registration idleness scheduler callbacks intake reception listener",
     # What a user opens. A client starts a runner in its own process, so it stands beside the runner, not below it.
     "doors": "runner client handles sync sync_handles cli integrations",
 }

@@ -8,6 +8,7 @@ Runs in: every process.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 
@@ -15,6 +16,20 @@ from collections.abc import Iterable
 def add(sql: sqlite3.Connection, ids: Iterable[int], address: str) -> None:
     """Have *address* poked when these jobs end. Called in the transaction that saw them unfinished."""
     sql.executemany("INSERT OR IGNORE INTO waiter (job, address) VALUES (?, ?)", [(job_id, address) for job_id in ids])
+
+
+_ADD_UNFINISHED = """
+INSERT OR IGNORE INTO waiter (job, address)
+SELECT id, :address
+  FROM job
+ WHERE id IN (SELECT value FROM json_each(:ids))
+   AND finished_at IS NULL
+"""
+
+
+def add_unfinished(sql: sqlite3.Connection, ids: Iterable[int], address: str) -> None:
+    """Have *address* poked when those of these jobs end that have not yet."""
+    sql.execute(_ADD_UNFINISHED, {"ids": json.dumps(list(ids)), "address": address})
 
 
 _TAKE = """
