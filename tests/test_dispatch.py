@@ -89,6 +89,7 @@ def test_a_failed_and_a_cancelled_job_are_told_too(client):
 def test_a_job_whose_record_is_gone_has_ended(client):
     handle, calls = client.submit(add, 1, 2), []
     handle.wait(10)
+    client.options(delay=60).submit(add, 3, 4)  # the newest stays
     handle.on_done(calls.append)
     with sqlite3.connect(client.database) as other:
         assert other.execute("DELETE FROM job WHERE state = 'succeeded'").rowcount == 1

@@ -23,7 +23,7 @@ MACHINE_FIELDS = (
 
 def _time(record: Record, now: float) -> str:
     job = record.job
-    is_said = job.state in (State.RUNNING, State.SUCCEEDED, State.FAILED)
+    is_said = job.state is State.RUNNING or job.has_ended
     return render.duration(seconds_taken(job, now) if is_said else None)
 
 

@@ -107,6 +107,8 @@ def _why_scheduled(connection: Connection, job: Job, now: float) -> Reason:
 def _why_blocked(job: Job) -> Reason:
     if (job.reason or "").startswith("no worker knows task "):
         return Reason("unknown_task", str(job.reason), "Name the module that declares it: fwl worker --tasks MODULE")
+    if job.reason == "held":
+        return Reason("blocked", "held", f"Let it go on: fwl release {job.id}")
     return Reason("blocked", job.reason or "it waits for something else")
 
 

@@ -170,7 +170,7 @@ def _put(session: Session, connection: Connection, wish: Wish) -> list[Record]:
         if not (wish.words or wish.is_narrowed or wish.is_all):
             _put_hidden(session, connection, records)
         footer.put(session, connection)
-    else:
+    elif wish.limit != 0:
         is_narrowed = wish.words or wish.is_narrowed or wish.is_all
         session.say("no jobs match" if is_narrowed else "no jobs yet. Try: fwl submit -- echo hello")
     return records

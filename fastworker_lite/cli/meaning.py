@@ -6,6 +6,7 @@ Runs in: the command line, when it has been mistyped.
 from __future__ import annotations
 
 import shlex
+import shutil
 from difflib import get_close_matches
 from typing import Any
 
@@ -40,6 +41,14 @@ _MEANT = {
     "schedules": "cron list {}",
     "crontab": "cron list {}",
     "queues": "queue {}",
+    "group": "queue {}",
+    "groups": "queue {}",
+    "parallel": "queue set default --workers {}",
+    "daemon": "worker {}",
+    "shutdown": "stop {}",
+    "stash": "hold {}",
+    "delete": "rm {}",
+    "remove": "rm {}",
     "pause": "queue pause {}",
     "resume": "queue resume {}",
     "manual": "man {}",
@@ -76,8 +85,10 @@ def no_such_command(group: str, words: list[str]) -> CommandError:
     template = None if group else _MEANT.get(name)
     if template is not None and template.split()[0] in known:
         meant = [one for word in template.split() for one in (rest if word == "{}" else [word])]
-    else:
+    elif close or group:
         meant = [*group.split(), close[0], *rest] if close else []
+    else:
+        meant = ["submit", "--", name, *rest] if shutil.which(name) else []
     said = f'no command "{f"{group} {name}".strip()}".'
     if meant:
         return usage(f"{said} Did you mean: fwl {shlex.join(meant)}?")

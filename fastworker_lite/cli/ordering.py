@@ -45,6 +45,8 @@ class Order(NamedTuple):
     #: A file that the command reads, or - for ours, which comes along.
     is_checked: bool = True
     allowed_modules: tuple[str, ...] = ()
+    verb: str = "submit"
+    #: The command that was typed.
     stored_environment: bytes = b""
     script_text: str | None = None
     input_text: str | None = None
@@ -96,7 +98,7 @@ def build_one(order: Order) -> NewJob:
             raise usage("-c: the string is empty")
         return _command(order, Command(argv=None, shell=order.shell, cwd=order.cwd))
     if not order.words or not order.words[0]:
-        raise usage("nothing to run. Usage: fwl submit [options] -- CMD [ARG...]")
+        raise usage(f"nothing to run. Usage: fwl {order.verb} [options] -- CMD [ARG...]")
     if order.is_checked:
         check_program(order.words[0], order.cwd, order.environment.get("PATH", os.defpath))
     return _command(order, Command(argv=order.words, shell=None, cwd=order.cwd))

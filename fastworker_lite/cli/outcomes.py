@@ -73,8 +73,8 @@ class Course:
 
     @property
     def exit_code(self) -> int:
-        if self._wish.is_pass_through:
-            return OWN_TROUBLE if self.last is None else exit_code(self.last)[0] if self.counts.total() == 1 else FAILED
+        if self._wish.is_pass_through and self.counts.total() == 1:
+            return OWN_TROUBLE if self.last is None else exit_code(self.last)[0]
         return FAILED if self._has_failed else 0
 
 

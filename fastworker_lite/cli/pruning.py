@@ -12,7 +12,9 @@ import typer
 
 from ..job import TERMINAL
 from ..settings import Keep
+from . import options
 from .problems import usage
+from .selecting import confirm
 from .session import Session
 from .values import parse_duration
 
@@ -26,11 +28,14 @@ def prune(
         list[str] | None, typer.Option("--state", metavar="STATE", help="Only those that ended so; may be repeated.")
     ] = None,
     is_dry: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
+    yes: options.Yes = False,
 ) -> int:
     """Remove jobs that ended long ago, with their results and logs.
 
     fwl prune --dry-run
     fwl prune --older-than 7d --state succeeded
+
+    With --older-than it asks before it removes anything, or wants --yes where it cannot ask.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     from .. import retention
@@ -44,11 +49,18 @@ def prune(
         keep = Keep(succeeded=seconds, failed=seconds, cancelled=seconds, expired=seconds, jobs=keep.jobs)
     with session.open() as connection:
         before = {one: moment for one, moment in retention.moments(keep, now).items() if not state or one in state}
+        if older_than is not None and not is_dry:
+            matched = sum(retention.prune(connection, before, keep.jobs, is_dry=True))
+            confirm(session, matched, "remove", is_sure=yes or not matched)
         count = sum(retention.prune(connection, before, keep.jobs, is_dry=is_dry))
     if session.is_json:
         session.put_json("fwl.prune/1", removed=0 if is_dry else count, matched=count)
     elif is_dry:
-        print(f"{count} jobs would be removed")
+        print(f"{_jobs(count)} would be removed")
     else:
-        session.chat(f"removed {count} jobs with their logs")
+        session.chat(f"removed {_jobs(count)} with their logs")
     return 0
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"

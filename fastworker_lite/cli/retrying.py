@@ -41,13 +41,13 @@ def retry(context: typer.Context, ids: options.Ids = None) -> int:
 
 
 def _retry(session: Session, connection: Connection, waker: Waker, job_id: int) -> Result:
+    before = connection.read(queries.get, job_id)
     try:
         found = changing.retry(connection, waker, job_id)
     except JobNotFound:
         return Result(problem=no_such_job(job_id, connection.read(queries.newest_id)))
     if found in RETRIED:
-        job = connection.read(queries.get, job_id)
-        session.chat(f"{job_id} queued again (attempt {job.attempt + 1 if job else 1})")
+        session.chat(f"{job_id} queued again (attempt {before.attempt + 1 if before else 1})")
         return Result(state=State.QUEUED)
     if found == State.RUNNING:
         return acting.refused(f"job {job_id} is running. Cancel it first: fwl cancel {job_id}", "running")

@@ -100,6 +100,7 @@ def run(
     if session.is_json:
         raise usage("run has no --json: its stdout is the job's. Use fwl submit --wait --json")
     order = Order(
+        verb="run",
         words=words or [],
         shell=shell,
         script=script,

@@ -83,9 +83,10 @@ def confirm(session: Session, count: int, what: str, *, is_sure: bool) -> None:
     """Have a person agree to what would be done to jobs that were not named one by one. Raises when they do not."""
     if is_sure:
         return
+    jobs = "1 job" if count == 1 else f"{count} jobs"
     if not session.can_ask:
-        raise usage(f"that would {what} {count} jobs; add --yes if it is what you want")
-    render.say(f"{what} {count} jobs? [y/N] ", end="")
+        raise usage(f"that would {what} {jobs}; add --yes if it is what you want")
+    render.say(f"{what} {jobs}? [y/N] ", end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise CommandError("nothing was done", 1)
 
@@ -104,8 +105,11 @@ def select_ids(connection: Connection, words: Sequence[str]) -> list[int]:
 def select_one(connection: Connection, word: str, command: str) -> int:
     """The one job that a word means. Raises when it means none, or several."""
     ids = select_ids(connection, [word])
-    if len(ids) != 1:
-        raise usage(f"{command} takes one job, got {len(ids)}")
+    if not ids:
+        raise CommandError(f"no job is {_said(word)}", NOT_FOUND)
+    if len(ids) > 1:
+        some = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+        raise usage(f"{command} takes one job, and {word} is {len(ids)}: {some}")
     return find_jobs(connection, ids)[0].id
 
 

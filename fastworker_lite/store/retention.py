@@ -23,6 +23,14 @@ DELETE FROM job
    AND finished_at IS NOT NULL
    AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.job = job.id AND dead IS NULL)
 """
+#: Whether `_DELETE` would: the trigger `job_newest_stays` is repeated, because only a DELETE meets it.
+_WOULD_GO = """
+SELECT 1
+  FROM job
+ WHERE id = ?
+   AND id < (SELECT max(id) FROM job)
+   AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.job = job.id AND dead IS NULL)
+"""
 
 
 class Removed(NamedTuple):
@@ -53,7 +61,10 @@ def prune_page(
         for job_id, attempt, state, finished_at in rows
         if finished_at is not None and state in before and (finished_at < before[state] or job_id <= surplus)
     ]
-    removed = old if is_dry else [one for one in old if sql.execute(_DELETE, (one.id,)).rowcount]
+    if is_dry:
+        removed = [one for one in old if sql.execute(_WOULD_GO, (one.id,)).fetchone()]
+    else:
+        removed = [one for one in old if sql.execute(_DELETE, (one.id,)).rowcount]
     return Pruned(rows[-1][0] if len(rows) == PAGE else 0, removed)
 
 

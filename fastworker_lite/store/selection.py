@@ -33,7 +33,7 @@ class Filter(NamedTuple):
             "ids": None if self.ids is None else json.dumps(self.ids),
             "ended": json.dumps(sorted(self.states & TERMINAL)),
             "queue": self.queue,
-            "name": self.name,
+            "name": None if self.name is None else self.name.replace("[!", "[^"),  # as shells have it
             "tags": json.dumps(self.tags) if self.tags else None,
             "since": self.since,
         }
