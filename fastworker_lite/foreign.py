@@ -44,6 +44,8 @@ _START = (
     "import sys,types;m=sys.modules['fastworker_lite']=types.ModuleType('fastworker_lite');"
     "exec(compile(sys.stdin.read(),'<fastworker_lite>','exec'),m.__dict__);m._serve(int(sys.argv[1]))"
 )
+#: Functions that are remembered; a function by value that is forgotten loses what it has kept in its globals.
+_MOST_TARGETS = 1_000
 #: Seconds that an idle child has to end by itself.
 _PATIENCE = 1.0
 
@@ -211,6 +213,8 @@ class Interpreter:
             self._start()
         key = job.task, job.target
         if key not in self._targets:
+            if len(self._targets) >= _MOST_TARGETS:
+                self._targets.clear()
             self._targets[key] = self._find(job)
         self._last, target = self._targets[key]
         return target
@@ -219,7 +223,9 @@ class Interpreter:
         reference = (
             job.target or self._references.get(job.task) or (b"I" + job.task.encode() if ":" in job.task else b"")
         )
-        told, _ = self._ask({"do": "find", "task": job.task, "is_named": job.target is None}, reference)
+        told, _ = self._ask(
+            {"do": "find", "task": job.task, "is_named": job.target is None, "is_first": not self._targets}, reference
+        )
         if "is_unknown" in told:
             raise UnknownTask(job.task)
         if "failure" in told:

@@ -9,7 +9,8 @@ Runs in: the interpreter of `fwl worker --python`.
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.machinery
+import importlib.util
 import inspect
 import json
 import os
@@ -211,10 +212,27 @@ def current_job() -> _CurrentJob:
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
+    package = _installed()
+    if package is not None:
+        return getattr(package, name)
     there = ", ".join(sorted(__all__))
     raise ImportError(
         f"fastworker_lite.{name} is not there for tasks in an interpreter of their own; there are {there}"
     )
+
+
+def _installed() -> Any:
+    """The package itself, where it is installed here after all, for what only it has, such as clients; else None."""
+    name = "fastworker_lite._installed"
+    if name not in sys.modules:
+        found = importlib.machinery.PathFinder.find_spec("fastworker_lite")
+        if found is None or found.origin is None or found.loader is None:
+            return None
+        folders = [os.path.dirname(found.origin)]
+        spec: Any = importlib.util.spec_from_file_location(name, found.origin, submodule_search_locations=folders)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 # ---- values: see serialization.py
@@ -491,6 +509,9 @@ class _Jobs:
         return self._find(request, body), b""
 
     def _find(self, request: dict[str, Any], reference: bytes) -> dict[str, Any]:
+        if request["is_first"]:  # of many: the worker has forgotten all others
+            _targets.clear()
+            _by_value.clear()
         try:
             target = _find(request["task"], request["is_named"], reference)
         except _UnknownTask:

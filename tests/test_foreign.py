@@ -17,9 +17,20 @@ from pathlib import Path
 
 import pytest
 
-from fastworker_lite import ConfigError, JobFailed, SyncClient, call, config, interpreters
+from fastworker_lite import (
+    ConfigError,
+    JobFailed,
+    SyncClient,
+    call,
+    config,
+    foreign,
+    interpreters,
+    payloads,
+    serialization,
+)
 from fastworker_lite.errors import ImportTrouble
 from fastworker_lite.foreign import Setup, survey
+from fastworker_lite.job import Claimed
 from fastworker_lite.settings import Config
 from fastworker_lite.tasks.registry import task_registry
 
@@ -478,7 +489,7 @@ def test_a_limit_of_the_tasks_own_is_heeded(there, database):
     jobs = [there.submit("limited", "a", path) for path in (None, None, None)]
 
     assert [job.result(timeout=10) for job in jobs] == ["a", "a", "a"]
-    with sqlite3.connect(database) as sql:
+    with contextlib.closing(sqlite3.connect(database)) as sql:
         assert {row[0] for row in sql.execute("SELECT limits FROM job")} == {'[["concurrency limited[a]", 1, null]]'}
 
 
@@ -600,6 +611,43 @@ def test_a_name_that_is_not_there_for_tasks_is_refused_with_those_that_are(other
 
     with pytest.raises(ImportTrouble, match=r"fastworker_lite\.SyncClient is not there .* current_job, task"):
         survey(Setup(str(other / "bin/python"), (str(tmp_path),), ("wants",)))
+
+
+def test_where_the_package_is_installed_after_all_its_other_names_are_there(same, tmp_path, monkeypatch):
+    (tmp_path / "wants.py").write_text(
+        "from fastworker_lite import JobFailed, Retry, TaskStatus, task\n"
+        "@task(name=TaskStatus.SUCCESS.value + Retry.__module__ + JobFailed.__module__)\ndef f(): pass\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(task_registry, "_tasks", {})
+
+    survey(Setup(str(same / "bin/python"), (str(tmp_path),), ("wants",)))
+
+    assert task_registry.list_tasks() == ["successfastworker_litefastworker_lite._installed.errors"]
+
+
+def test_functions_that_are_forgotten_are_found_again(same, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(foreign, "_MOST_TARGETS", 2)
+    output = tuple(str(tmp_path / stream) for stream in ("out", "err"))
+    for path in output:
+        Path(path).touch()
+    setup = Setup(str(same / "bin/python"), (str(folder),), ("theirs",), output, 1000)
+    interpreter = foreign.Interpreter(setup, {})
+
+    results = []
+    for name in ("add", "theirs:plain", "theirs:add", "add", "theirs:plain"):
+        job = claimed(name, 4)
+        results.append(interpreter.run_call(job, interpreter.find_target(job), 1000).result)
+
+    assert [serialization.decode(result) for result in results] == [4, 8, 4, 4, 8]
+    interpreter.close()
+
+
+def claimed(task_name: str, *args: object) -> Claimed:
+    payload = serialization.encode_call(args, {})
+    given = dict.fromkeys(Claimed._fields) | {"id": 1, "attempt": 1, "queue": "default", "payload": payload}
+    given |= {"task": task_name, "checksum": payloads.checksum(task_name, None, payload)}
+    return Claimed(**given)
 
 
 # ---- what it costs
