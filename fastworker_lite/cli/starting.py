@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import os
 import subprocess
-import sys
 import time
 
 from ..paths import SidePaths
@@ -23,6 +22,7 @@ from ..store.connection import Connection
 from ..watches import FileWatch, watch_process
 from . import render
 from .problems import CommandError
+from .program import own_command
 from .session import Session, live_runners
 from .values import parse_duration
 
