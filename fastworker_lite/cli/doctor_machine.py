@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from shlex import join, quote
+from shlex import quote
 
 from .. import __version__, interpreters
 from ..errors import ConfigError, FastWorkerError
@@ -18,7 +18,6 @@ from ..settings import Config
 from .configuring import find_faults, short_text
 from .findings import Finding, ok, problem, warning
 from .problems import CommandError
-from .program import python_command
 from .session import Session
 
 #: Seconds that a task module has to be imported.

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import subprocess
+import sys
 import time
 
 from ..paths import SidePaths
@@ -22,7 +23,6 @@ from ..store.connection import Connection
 from ..watches import FileWatch, watch_process
 from . import render
 from .problems import CommandError
-from .program import own_command
 from .session import Session, live_runners
 from .values import parse_duration
 

@@ -22,7 +22,6 @@ from ..store import queries
 from ..store.connection import Connection
 from . import render
 from .problems import describe, usage
-from .program import own_command
 from .session import Session
 from .values import parse_duration
 
