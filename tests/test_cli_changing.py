@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from fastworker_lite import SyncClient
+from fastworker_lite.cli.invoking import run
+from fastworker_lite.store.connection import Connection
 
 from .test_cli_endings import Site
 
@@ -80,7 +86,8 @@ def used(site: Site, *words: str) -> float:
 
 def test_a_hundred_thousand_lines_are_stored_in_five_seconds_and_status_is_as_quick_as_before(site: Site) -> None:
     (site.folder / "lines").write_text("\n".join(map(str, range(MANY))))
-    site.submit("--", "true")
+    (site.folder / "few").write_text("\n".join(map(str, range(100))))
+    site.fwl("submit", "--from", "few", "--", "true", "{}")
     few = used(site, "status")
 
     began = time.monotonic()
@@ -88,7 +95,33 @@ def test_a_hundred_thousand_lines_are_stored_in_five_seconds_and_status_is_as_qu
     taken = time.monotonic() - began
 
     many = used(site, "status")
-    print(f"{MANY} lines in {taken:.1f} s; status {many * 1e3:.0f} ms of CPU, {few * 1e3:.0f} ms before")
+    print(f"{MANY} lines in {taken:.1f} s; status {many * 1e3:.0f} ms of CPU, {few * 1e3:.0f} ms with 100")
     assert len(done.stdout.split()) == MANY and taken <= 5
     assert many <= 1.5 * few
-    assert json.loads(site.fwl("status", "--count", "--json").stdout)["count"] == MANY + 1
+    assert json.loads(site.fwl("status", "--count", "--json").stdout)["count"] == MANY + 100
+
+
+def test_no_read_of_a_long_list_holds_the_file_for_half_a_second(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SyncClient(site.variables["FWL_DB"], runner="never", durability="normal") as client:
+        client.map(abs, range(MANY))
+    longest = [0.0]
+    read = Connection.read
+
+    def timed(self: Connection, function: Callable[..., Any], *args: Any) -> Any:
+        began = time.monotonic()
+        try:
+            return read(self, function, *args)
+        finally:
+            longest[0] = max(longest[0], time.monotonic() - began)
+
+    monkeypatch.setattr(Connection, "read", timed)
+    monkeypatch.setenv("FWL_DB", site.variables["FWL_DB"])
+
+    assert run(["status", "-a", "--tsv"]) == 0
+
+    ids = [int(line.split("\t")[0]) for line in capsys.readouterr().out.splitlines()]
+    print(f"the longest of the reads for {MANY} jobs: {longest[0] * 1e3:.0f} ms")
+    assert ids == list(range(1, MANY + 1))
+    assert longest[0] <= 0.5

@@ -14,7 +14,6 @@ import threading
 import time
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -32,11 +31,12 @@ from fastworker_lite.errors import (
 from fastworker_lite.job import POISON_DEATHS, TERMINAL, TRANSITIONS, Failure, Kind, Lane, NewJob, Outcome, State
 from fastworker_lite.options import JobOptions, Policy, retry_pause
 from fastworker_lite.payloads import result_checksum
-from fastworker_lite.store import cancelling, due, jobs, queries, recovering, settling
+from fastworker_lite.store import cancelling, due, jobs, queries, recovering, selection, settling
 from fastworker_lite.store.bridge import AsyncConnection, SharedCommit
 from fastworker_lite.store.connection import CHECKPOINT_SIZE, Connection
 from fastworker_lite.store.jobs import Wanted
 from fastworker_lite.store.recovering import Death
+from fastworker_lite.store.selection import Filter
 
 ROOT = Path(__file__).parent.parent
 NOW = 1_000_000.0
@@ -395,7 +395,7 @@ def visit_with_sqlite():
 
     acknowledged = {int(word) for word in line.split()}
     with closing(Connection(database)) as connection:
-        kept = {job.id for job in connection.read(queries.everything, 0, 1000)}
+        kept = set(connection.read(selection.everything, Filter()))
     assert acknowledged
     assert acknowledged <= kept
 
@@ -539,7 +539,7 @@ def test_the_log_of_a_database_that_was_deleted_is_not_read_into_a_new_one(datab
     os.unlink(database)
 
     with closing(Connection(database)) as connection:
-        assert connection.read(queries.everything, 0, 100) == []
+        assert connection.read(selection.everything, Filter()) == []
 
 
 def test_a_symlink_leads_to_the_same_side_folder(database, tmp_path):
@@ -587,7 +587,7 @@ def test_many_processes_that_create_one_database_all_get_the_same(database):
         assert [process.wait(timeout=50) for process in (a, b, c)] == [0, 0, 0]
 
     with closing(Connection(database)) as connection:
-        assert len(connection.read(queries.everything, 0, 100)) == 3
+        assert len(connection.read(selection.everything, Filter())) == 3
 
 
 # ---- how it is opened
@@ -1189,16 +1189,6 @@ def test_two_threads_with_a_connection_each_lose_nothing(database):
         thread.join()
 
     assert sorted(ids) == list(range(1, 61))
-
-
-def test_pages_of_all_jobs_follow_on_one_another(connection):
-    submit(connection, 7)
-
-    pages = [connection.read(queries.everything, after, 3) for after in (0, 3, 6)]
-
-    ids = [found.id for page in pages for found in page]
-    assert [len(page) for page in pages] == [3, 3, 1]
-    assert all(one + 1 == two for one, two in pairwise(ids))
 
 
 def test_a_path_that_no_file_can_have_is_refused(tmp_path):

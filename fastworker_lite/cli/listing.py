@@ -16,7 +16,7 @@ from . import columns, options, render
 from .problems import FAILED, usage
 from .records import Record, as_json, read_records
 from .selecting import has_filter, read_filter, select_ids
-from .session import Session, find_jobs
+from .session import Session, find_jobs, in_pages, read_jobs
 
 #: How many jobs are shown unless -a or -n says otherwise.
 MOST_ACTIVE, MOST_FINISHED = 50, 10
@@ -106,7 +106,8 @@ def put_default(session: Session) -> int:
 def read(connection: Connection, wish: Wish, *, is_complete: bool = False) -> list[Record]:
     """The jobs a person wants to see, in the order in which they are shown."""
     jobs = _select(connection, wish)
-    records = read_records(connection, jobs, is_complete=is_complete or wish.fields is not None)
+    is_complete = is_complete or wish.fields is not None
+    records = [one for page in in_pages(jobs) for one in read_records(connection, page, is_complete=is_complete)]
     return columns.sort(records, wish.sort, is_reversed=wish.is_reversed)
 
 
@@ -119,7 +120,7 @@ def _select(connection: Connection, wish: Wish) -> list[Job]:
             jobs = [job for job in jobs if job.id in matching]
         return jobs[: wish.limit]
     ids = _ids(connection, wish)
-    jobs_by_id = {job.id: job for job in connection.read(queries.get_many, ids)}
+    jobs_by_id = {job.id: job for job in read_jobs(connection, ids)}
     return [jobs_by_id[job_id] for job_id in ids if job_id in jobs_by_id]
 
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import config as configuration
 from ..errors import ConfigError
@@ -26,6 +26,9 @@ from ..store.create import read_header
 from ..store.jobs import DEFAULT_QUEUE
 from . import render
 from .problems import CONFIG, NOT_FOUND, CommandError, no_such_job
+
+_PAGE = 5_000
+_T = TypeVar("_T")
 
 NO_WORKER = "queued; no worker is running. Start one: fwl worker   Or run the queue now: fwl drain"
 
@@ -153,9 +156,19 @@ def live_runners(connection: Connection) -> list[runners.RunnerRow]:
     return [row for row in rows if not leases.is_free(connection.paths.lease(row.lease))]
 
 
+def in_pages(everything: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """So many at a time that no read keeps others from a checkpoint for long."""
+    return (everything[start : start + _PAGE] for start in range(0, len(everything), _PAGE))
+
+
+def read_jobs(connection: Connection, ids: Sequence[int]) -> list[Job]:
+    """Those of these jobs that exist, by id in each page."""
+    return [job for page in in_pages(ids) for job in connection.read(queries.get_many, page)]
+
+
 def find_jobs(connection: Connection, ids: Sequence[int]) -> list[Job]:
     """These jobs in this order. Raises when one does not exist."""
-    found = {job.id: job for job in connection.read(queries.get_many, ids)}
+    found = {job.id: job for job in read_jobs(connection, ids)}
     for job_id in ids:
         if job_id not in found:
             raise no_such_job(job_id, connection.read(queries.newest_id))

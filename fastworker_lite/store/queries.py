@@ -48,7 +48,6 @@ _ACTIVE = [
     f"SELECT {_FIELDS} FROM job WHERE state = 'blocked' ORDER BY task, id LIMIT ?",
 ]
 _FINISHED = f"SELECT {_FIELDS} FROM job WHERE state IN {_TERMINAL} ORDER BY id DESC LIMIT ?"
-_PAGE = f"SELECT {_FIELDS} FROM job WHERE id > ? ORDER BY id LIMIT ?"
 _COUNTS = {
     State.RUNNING: "SELECT count(*) FROM job WHERE state = 'running'",
     State.QUEUED: "SELECT count(*) FROM job WHERE state = 'queued'",
@@ -188,12 +187,6 @@ def running(sql: sqlite3.Connection, limit: int) -> list[Job]:
 def finished(sql: sqlite3.Connection, limit: int) -> list[Job]:
     """The ended jobs with the highest ids, newest first."""
     rows = sql.execute(_FINISHED, (limit,))
-    return [_job(row) for row in rows]
-
-
-def everything(sql: sqlite3.Connection, after: int, limit: int) -> list[Job]:
-    """A page of all jobs by id, those above *after*."""
-    rows = sql.execute(_PAGE, (after, limit))
     return [_job(row) for row in rows]
 
 

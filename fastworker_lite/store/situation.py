@@ -37,11 +37,6 @@ def count_ahead(sql: sqlite3.Connection, job_id: int) -> int:
     return int(row[0])
 
 
-def failed_ids(sql: sqlite3.Connection) -> list[int]:
-    """Every job that has failed."""
-    return [row[0] for row in sql.execute("SELECT id FROM job WHERE state = 'failed' ORDER BY id")]
-
-
 def next_schedule(sql: sqlite3.Connection) -> tuple[str, float] | None:
     """Name and Unix time of what makes the next job by the clock."""
     found: tuple[str, float] | None = sql.execute(
