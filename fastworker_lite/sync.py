@@ -80,8 +80,9 @@ class SyncClient:
         self._call(_nothing)
         if self._role != "never" and self._runner is None:
             is_served = self._role == "auto" and serving_runner(self.database) is not None
-            self._runner = Runner(self.database, self.config, is_standby=is_served)
-            self._runner.start()
+            runner = Runner(self.database, self.config, is_standby=is_served)
+            runner.start()
+            self._runner = runner
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:
         """Call `function(connection, *args)`, one thread at a time. An interrupt waits until the file is let go."""
@@ -110,7 +111,11 @@ class SyncClient:
         self._waker.close()
 
     def __enter__(self) -> SyncClient:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()  # nobody else will
+            raise
         return self
 
     def __exit__(
