@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import changing
-from ..job import Job, NewJob, State
+from ..job import TERMINAL, Job, NewJob, State
 from ..options import JobOptions
 from ..sockets import Waker
 from ..store import changing as changing_store
@@ -76,7 +76,7 @@ def edit(
         raise CommandError(
             f"job {job_id} has started; {rest}", REFUSED, f"Run it otherwise: fwl clone {job_id}", "begun"
         )
-    if before is not None and before.has_ended:
+    if found in TERMINAL:
         raise CommandError(
             f"job {job_id} has ended ({found})", REFUSED, f"Run it otherwise: fwl clone {job_id}", "already_finished"
         )

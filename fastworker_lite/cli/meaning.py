@@ -19,9 +19,7 @@ _MEANT = {
     "enqueue": "submit {}",
     "exec": "run {}",
     "kill": "cancel {} --signal KILL",
-    "stop": "cancel {}",
     "abort": "cancel {}",
-    "rm": "cancel {}",
     "restart": "retry {}",
     "rerun": "retry {}",
     "requeue": "retry {}",
@@ -49,8 +47,6 @@ _MEANT = {
     "stash": "hold {}",
     "delete": "rm {}",
     "remove": "rm {}",
-    "pause": "queue pause {}",
-    "resume": "queue resume {}",
     "manual": "man {}",
 }
 
