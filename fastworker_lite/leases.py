@@ -17,11 +17,14 @@ import signal
 import struct
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from .forking import close_in_forked_children
 
 _NOTE = struct.Struct("=qqqddd")
+#: For the group of a command that is being started: nobody knows it yet.
+STARTING = -1
 
 
 class Note(NamedTuple):
@@ -31,7 +34,7 @@ class Note(NamedTuple):
     #: The job it began last, 0 for none yet.
     claim: int = 0
     group: int = 0
-    #: The process group of the command that is running, 0 for none.
+    #: The process group of the command that is running, 0 for none, or `STARTING`.
     began: float = 0.0
     #: When it began, on the monotonic clock; 0 when nothing is running.
     timeout: float = 0.0
@@ -63,13 +66,22 @@ class Lease:
         """Write down what this worker is doing. Survives the death of the process."""
         _NOTE.pack_into(self._map, 0, *note)
 
-    def note_begun(self, job: int, claim: int, timeout: float | None, grace: float) -> None:
+    def note_begun(self, job: int, claim: int, timeout: float | None, grace: float, group: int = 0) -> None:
         """Write down that this job begins now."""
-        _NOTE.pack_into(self._map, 0, job, claim, 0, time.monotonic(), timeout or 0.0, grace)
+        _NOTE.pack_into(self._map, 0, job, claim, group, time.monotonic(), timeout or 0.0, grace)
 
     def note_ended(self, job: int, claim: int) -> None:
         """Write down that nothing is running; the job stays the one that was begun last."""
         _NOTE.pack_into(self._map, 0, job, claim, 0, 0.0, 0.0, 0.0)
+
+    @contextlib.contextmanager
+    def noted_by_child(self, note: Note) -> Iterator[Callable[[], None]]:
+        """What a forked child calls to write *note* down with the group that it leads: its copy of this lease is closed."""
+        descriptor = os.dup(self.descriptor)
+        try:
+            yield lambda: _pwrite_note(descriptor, note._replace(group=os.getpid()))
+        finally:
+            os.close(descriptor)
 
     def remove(self) -> None:
         """Let go of the lock and remove the file."""
@@ -85,6 +97,10 @@ class Lease:
             self._map.close()
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+def _pwrite_note(descriptor: int, note: Note) -> None:
+    os.pwrite(descriptor, _NOTE.pack(*note), 0)
 
 
 def new_name(role: str) -> str:
@@ -318,6 +334,33 @@ def await_group(group: int, patience: float = 0.5) -> None:
     deadline = time.monotonic() + patience
     while group > 1 and _is_group_alive(group) and time.monotonic() < deadline:
         time.sleep(0.002)
+
+
+def end_remains(worker: int, note: Note) -> None:
+    """End what a worker that is gone was running, and wait until nothing of it runs any more."""
+    if note.group == STARTING:
+        kill_group(worker)  # where the command is until it has a group of its own
+        end_commands(worker)
+    else:
+        end_group(note.group)
+    await_group(worker)
+
+
+def end_commands(worker: int) -> None:
+    """End the commands that this worker or one that is gone has started: each leads a group in its session."""
+    if worker != os.getpid() and _start_time(worker) is not None:
+        return  # the number is another's by now
+    for pid in _processes():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if pid != worker and os.getsid(pid) == worker and os.getpgid(pid) == pid:
+                end_group(pid)
+
+
+def _processes() -> list[int]:
+    if os.path.isdir("/proc/self"):
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    found = subprocess.run(["ps", "-axo", "pid="], capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
 
 
 def _is_group_alive(group: int) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 from . import leases
 from .forking import close_in_forked_children
 from .job import Failure, Lane
-from .leases import Note
+from .leases import STARTING, Note
 from .watches import watch_process
 
 _PR_SET_PDEATHSIG = 1
@@ -189,21 +189,29 @@ class WorkerProcess:
     def ask_to_end(self, ending: Ending, number: int) -> None:
         """Send the job a signal, if it still is what runs: to a command's group, or to this worker and its children."""
         with self._stopped() as note:
-            if ending.is_of(note):
-                leases.kill_group(note.group or self.pid, number)
-                if not note.group:
-                    self.killed_for = ending  # unless its function handles the signal
+            if not ending.is_of(note):
+                return
+            if note.group == STARTING:  # it has done nothing yet that it could end well
+                self._kill_with(ending)
+            elif note.group:
+                leases.kill_group(note.group, number)
+            else:
+                self.killed_for = ending  # unless its function handles the signal
+                leases.kill_group(self.pid, number)
 
     def kill_for(self, ending: Ending) -> None:
         """Kill the job, if it still is what runs: a command's group, or this worker and its children."""
         with self._stopped() as note:
             if not ending.is_of(note):
                 return
-            if note.group:
+            if note.group > 0:
                 leases.kill_group(note.group)
             else:
-                self.killed_for = ending
-                self.kill()
+                self._kill_with(ending)
+
+    def _kill_with(self, ending: Ending) -> None:
+        self.killed_for = ending
+        self.kill()
 
     @contextlib.contextmanager
     def _stopped(self) -> Iterator[Note]:

@@ -40,8 +40,7 @@ class Recovery:
             return code == 0
         how = "was stopped" if worker.is_stopping else "died"
         reason = f"worker {how}, " + (f"signal {-code}" if code is not None and code < 0 else f"exit {code}")
-        leases.end_group(note.group)
-        leases.await_group(worker.pid)  # its functions' children got the signal before it was reaped
+        leases.end_remains(worker.pid, note)  # its functions' children got the signal before it was reaped
         killed = worker.killed_for
         ended = None if killed is None else (killed.job, killed.claim, killed.failure)
         is_blamed = killed is None and not worker.is_stopping
@@ -66,8 +65,7 @@ class Recovery:
         process = ProcessIdentity.parse(row.process)
         if not process.kill():
             return  # not yet gone: its jobs stay its own
-        leases.await_group(process.pid)  # the other Python that its functions ran in ends with it, a moment later
-        leases.end_group(note.group)
+        leases.end_remains(process.pid, note)  # the other Python that its functions ran in ends with it, a moment later
         self._give_output(connection, row.lease, note)
         self._recover(connection, _death(row, note, "worker died with its runner", is_blamed=False))
         leases.discard(path)

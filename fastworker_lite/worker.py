@@ -24,7 +24,7 @@ from .errors import DatabaseBusy, DatabaseGone, ImportTrouble, NotOurDatabase, S
 from .exchange import Exchange, Report, open_lease
 from .execution import UnknownTask
 from .job import Claimed, Kind, Lane, Outcome, Progress
-from .leases import Lease, Note, ProcessIdentity
+from .leases import STARTING, Lease, Note, ProcessIdentity
 from .options import Policy
 from .output import STREAMS, Capture, live_path, log_to_stderr, open_log, own_stderr, trim
 from .paths import SidePaths
@@ -48,7 +48,7 @@ EXIT_IMPORT, EXIT_STORAGE = 2, 74
 def main(setup: WorkerSetup) -> None:
     """What a spawned process does from its first to its last instant."""
     bind_to_parent(setup.runner_pid)
-    os.setpgid(0, 0)
+    os.setsid()  # what it has started is known by its session, whoever ends it and when
     # A handler, where SIG_IGN would be inherited by commands: Ctrl-C in the runner's terminal is for the runner.
     signal.signal(signal.SIGINT, lambda *_: None)
     _redirect(setup.output)
@@ -246,7 +246,8 @@ class Worker:
         elif job.kind != Kind.COMMAND:
             return
         began = time.monotonic()
-        self._lease.note_begun(job.id, job.claim, job.timeout, self._grace(job))
+        group = STARTING if target is None else 0
+        self._lease.note_begun(job.id, job.claim, job.timeout, self._grace(job), group)
         if job.timeout is not None:
             self._waker.poke(self._setup.control)
         outcome = self._run_command(job) if target is None else self._run_function(job, target)
@@ -330,6 +331,8 @@ class Worker:
             self._lease.note(
                 Note(job.id, job.claim, process.pid, time.monotonic(), job.timeout or 0.0, self._grace(job))
             )
+            if self._is_interrupted:  # before there was a group to pass the signal on to
+                leases.kill_group(process.pid, signal.SIGTERM)
             returncode = process.wait()
         except OSError as error:
             return execution.not_started(job, started, command, error)
@@ -357,6 +360,8 @@ class Worker:
         group = leases.read_note(self._lease.path).group
         if os.getppid() != self._setup.runner_pid:
             leases.kill_group(group)
+            if group == STARTING:
+                leases.end_commands(self._pid)
             os._exit(EXIT_STORAGE)
         self._is_interrupted = True
         leases.kill_group(group, signal.SIGTERM)

@@ -61,14 +61,13 @@ class Attendant:
     def _start(
         self, job: Claimed, command: Command, variables: dict[str, str], streams: list[Stream]
     ) -> subprocess.Popen[bytes]:
-        grace = self._grace(job)
-        self._lease.note_begun(job.id, job.claim, job.timeout, grace)
+        note = Note(job.id, job.claim, 0, time.monotonic(), job.timeout or 0.0, self._grace(job))
+        self._lease.note(note)
+        inlets = streams[0].inlet, streams[1].inlet
         try:
-            script = self._script(job)
-            process = execution.start_command(command, variables, streams[0].inlet, streams[1].inlet, script)
-            # First of all: who recovers the job, should we be killed, must find its processes here.
-            self._lease.note(Note(job.id, job.claim, process.pid, time.monotonic(), job.timeout or 0.0, grace))
-            return process
+            # Before the command does anything: who recovers the job, should we be killed, must find its processes.
+            with self._lease.noted_by_child(note) as note_group:
+                return execution.start_command(command, variables, *inlets, self._script(job), note_group)
         except OSError:
             self._lease.note_ended(job.id, job.claim)
             raise
