@@ -1,0 +1,11 @@
+"""What is promised under faults, tried: `python -m tests.chaos` prints a line of figures for each fault.
+
+      nemesis ──kill -9, SIGSTOP, clock, disk──▶ runner, workers, submitters, listener   (actors.py, tasks.py)
+                                                     │ each appends what it does and sees
+                                                     ▼
+                                              ledger, seen (plain files)      jobs.db (with a table of every state change)
+                                                     └──────────── checker ───────────┘
+
+Every process reads start/sitecustomize.py at its start: it has each of its connections watched (watching.py), can have its
+clock put forward and back (clock.py), and kills it at a named point (failpoints.py). The package itself knows nothing of it.
+"""

@@ -1,0 +1,84 @@
+"""The processes of a run, but for the workers: `python -m tests.chaos.actors ROLE ...`.
+
+Runs in: processes that tests.chaos starts.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+
+import tests.chaos.tasks  # noqa: F401  # the runner's workers know them by it
+from fastworker_lite import FastWorkerError, SyncCallbackListener, SyncClient, building
+from fastworker_lite.job import Command
+from fastworker_lite.options import JobOptions
+from tests.chaos import ledger
+
+#: Milliseconds that jobs take. The long ones are longer than any timeout that they could meet.
+DURATIONS = [1, 2, 5, 5, 30, 30, 30, 30, 150, 700]
+LONG = [3_000, 11_000]
+
+
+def run_runner(database, workers="2"):
+    """Serve the file until TERM."""
+    must_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: must_end.set())
+    with SyncClient(database, workers=int(workers), runner="own", kill_grace=1.0):
+        print("ready", flush=True)
+        must_end.wait()
+
+
+def run_submitter(database, seed, pause="0.1"):
+    """Submit jobs of all kinds, and note each one's id once it is acknowledged."""
+    rng = random.Random(int(seed))
+    client = SyncClient(database, runner="never")
+    print("ready", flush=True)
+    while True:
+        try:
+            submit_one(client, rng, float(pause))
+        except FastWorkerError as error:
+            print(f"submitter: {type(error).__name__}: {error}", file=sys.stderr)
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 2 * float(pause)))
+
+
+def submit_one(client, rng, pause):
+    value, began = rng.randrange(10**9), time.monotonic()
+    milliseconds = rng.choice(LONG) if pause and rng.random() < 0.01 else rng.choice(DURATIONS if pause else [0])
+    kind = rng.choices(["work", "nap", "command"], [8, 1, 1])[0] if pause else "work"
+    given = {
+        "priority": rng.choice([-5, 0, 0, 0, 10]),
+        "on_lost": "fail" if rng.random() < 0.2 else None,
+        "callback": os.path.join(ledger.folder(), "listener") if pause and rng.random() < 0.3 else None,
+    }
+    given = {name: option for name, option in given.items() if option is not None}
+    if kind == "command":
+        script = ledger.COMMAND.format(seconds=milliseconds / 1000)
+        command = Command(argv=None, shell=script, cwd=ledger.folder())
+        job = building.build_command(command, None, JobOptions.parse(given))
+        number = client._store([job]).ids[0]
+    else:
+        number = client.options(**given).submit(f"chaos.{kind}", value, milliseconds).id
+    ledger.note("A", number, value, kind, f"{began:.6f}")
+
+
+def run_flood(database, seed):
+    """Submit without a pause."""
+    run_submitter(database, seed, "0")
+
+
+def run_listener(database):
+    """Note each event before it is acknowledged."""
+    with SyncCallbackListener(os.path.join(ledger.folder(), "listener")) as listener:
+        print("ready", flush=True)
+        for event in listener:
+            ledger.note("T", event["task_id"], event["event_id"])
+
+
+if __name__ == "__main__":
+    _, role, *given = sys.argv
+    {"runner": run_runner, "submitter": run_submitter, "flood": run_flood, "listener": run_listener}[role](*given)
