@@ -13,9 +13,18 @@ import time
 
 from tests.chaos import faults
 
-#: Name, function, and whether it takes the seconds that are asked for.
+#: Name, function, and what makes it longer.
 FAULTS = {
-    "R01": faults.kill_everything_repeatedly,
+    "R01": (faults.kill_everything_repeatedly, {"seconds": 300}),
+    "R03": (faults.kill_submitters, {"count": 50}),
+    "R04": (faults.kill_at_named_places, {"rounds": 5}),
+    "R05": (faults.kill_workers_mid_task, {"jobs": 300}),
+    "R06": (faults.kill_the_runner, {"rounds": 10}),
+    "R07": (faults.stop_a_worker, {}),
+    "R08": (faults.stop_the_leader, {}),
+    "R09": (faults.fail_over, {"rounds": 20}),
+    "R10": (faults.delete_the_gate_and_a_lease, {}),
+    "R11": (faults.reuse_a_pid, {}),
 }
 
 
@@ -31,13 +40,13 @@ def main():
     seed = given.seed if given.seed is not None else random.randrange(10**6)
     print(f"seed {seed}", flush=True)
     is_good = True
-    for name, function in FAULTS.items():
+    for name, (function, longer) in FAULTS.items():
         if given.only and name not in given.only:
             continue
         began = time.monotonic()
-        options = {}
-        if name == "R01":
-            options["seconds"] = given.seconds or (300 if given.soak else 20)
+        options = longer if given.soak else {}
+        if name == "R01" and given.seconds is not None:
+            options = {"seconds": given.seconds}
         for one in function(seed, **options):
             print(f"{one.name}  {one.sentence}", flush=True)
         print(f"     {one.columns}  ({time.monotonic() - began:.0f} s)", flush=True)

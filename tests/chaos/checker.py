@@ -77,6 +77,9 @@ class Columns:
     def total(self):
         return sum(getattr(self, one.name) for one in fields(self))
 
+    def __add__(self, other):
+        return Columns(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+
     def __str__(self):
         return "  ".join(f"{one.name}={getattr(self, one.name)}" for one in fields(self))
 

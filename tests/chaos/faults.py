@@ -5,11 +5,22 @@ Runs in: the testing process.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
 import time
 from dataclasses import dataclass
 
-from tests.chaos import checker
-from tests.chaos.machine import Machine, descriptors_of, until
+from fastworker_lite import leases
+from fastworker_lite.paths import SidePaths
+from fastworker_lite.store import runners
+from fastworker_lite.store.connection import Connection
+from tests.chaos import checker, failpoints, ledger, tasks
+from tests.chaos.machine import Machine, descriptors_of, is_alive, until
 from tests.chaos.nemesis import Nemesis
 
 
@@ -70,10 +81,362 @@ def _wait_for_callbacks(machine):
 
 
 def _settled_descriptors(machine, workers):
-    """How many descriptors the runner has when all of its workers are there."""
+    """How many descriptors the runner has when all of its workers are there, less the two that it has for each."""
     least = 10**6
     for _ in range(20):
-        if len(machine.worker_pids()) >= workers:
-            least = min(least, descriptors_of(machine.pid("runner")))
+        if (count := len(machine.worker_pids())) >= workers:
+            least = min(least, descriptors_of(machine.pid("runner")) - 2 * count)
         time.sleep(0.05)
     return least
+
+
+def kill_submitters(seed, count=10):
+    """R03: what a killed submitter has acknowledged is there."""
+    rng = random.Random(seed)
+    with Machine() as machine:
+        machine.prepare()
+        for number in range(count):
+            machine.start("flood", "flood", f"{seed}{number}")
+            acknowledged = _count(machine, "A")
+            until(lambda seen=acknowledged: _count(machine, "A") > seen, 20, "the first acknowledgement")
+            time.sleep(rng.uniform(0, 0.06))
+            machine.kill("flood")
+            machine.actors.pop("flood")[0].stdout.close()
+        machine.start("runner")
+        machine.drain()
+        found = machine.finish()
+    return [figure("R03", f"{count} kills, {found.acknowledged:,} acked, {found.columns.lost} lost", found)]
+
+
+def kill_workers_mid_task(seed, jobs=100):
+    """R05: a job goes on elsewhere, the others are not disturbed, the slot is filled again."""
+    rng = random.Random(seed)
+    with Machine(workers=4) as machine:
+        machine.prepare()
+        machine.start("runner")
+        with machine.client() as client:
+            handles = [client.submit("chaos.work", one, 60) for one in range(jobs)]
+            killed, seconds = set(), []
+            while checker.unfinished(machine.database):
+                time.sleep(0.2)
+                pids = {line.pid for line in machine.lines() if line.kind == "S"} & set(machine.worker_pids())
+                if pids:
+                    victim = rng.choice(sorted(pids))
+                    _kill(victim)
+                    killed.add(victim)
+                    seconds.append(_until_full(machine, victim))
+            done = sum(handle.status() == "succeeded" for handle in handles)
+        found = machine.finish()
+        lines = machine.lines()
+    ended = {line.fields[:2] for line in lines if line.kind == "E"}
+    disturbed = [line for line in lines if line.kind == "S" and line.fields[:2] not in ended and line.pid not in killed]
+    _require(found, done + found.poison == jobs, f"{done} of {jobs} succeeded")
+    _require(found, not disturbed, f"jobs of other workers were disturbed: {disturbed}")
+    p95 = sorted(seconds)[int(len(seconds) * 0.95)] * 1000 if seconds else 0
+    text = (
+        f"{len(killed)} kills: {done}/{jobs} done, {found.poison} poison, respawn p95 {p95:.0f} ms, "
+        f"jobs of other workers disturbed {len(disturbed)}"
+    )
+    return [figure("R05", text, found)]
+
+
+def _until_full(machine, victim):
+    began = time.monotonic()
+    until(lambda: victim not in machine.worker_pids() and len(machine.worker_pids()) >= 4, 10, "another worker")
+    return time.monotonic() - began
+
+
+def kill_the_runner(seed, rounds=3):
+    """R06: no worker outlives its runner, whether it is idle, asleep, or holds the interpreter's lock."""
+    longest = 0.0
+    with Machine() as machine:
+        machine.prepare()
+        for number in range(rounds):
+            for task in (None, "chaos.work", "chaos.hold"):
+                machine.start("runner")
+                until(lambda: len(machine.worker_pids()) >= 2, 20, "the workers")
+                begun = _count(machine, "S")
+                if task is not None:
+                    with machine.client() as client:
+                        client.options(on_lost="fail").submit(task, number, 20_000)
+                    until(lambda begun=begun: _count(machine, "S") > begun, 20, "the job's beginning")
+                pids = machine.worker_pids()
+                machine.kill("runner")
+                killed = time.monotonic()
+                until(lambda pids=pids: not any(map(is_alive, pids)), 5, "the end of the workers")
+                longest = max(longest, time.monotonic() - killed)
+                machine.actors.pop("runner")[0].stdout.close()
+        machine.start("runner")
+        machine.drain()
+        found = machine.finish()
+    text = f"{3 * rounds} kills: {found.columns.orphans} orphans, gone in max {longest * 1000:.0f} ms"
+    return [figure("R06", text, found)]
+
+
+def stop_a_worker(seed, seconds=5.0):
+    """R07: a job past its timeout is tried again only when the stopped worker is gone; one without goes on where it was."""
+    with Machine() as machine:
+        machine.prepare()
+        machine.start("runner")
+        with machine.client() as client:
+            timed = client.options(timeout=1.0, retries=5, retry_on_timeout=True).submit("chaos.work", 1, 700)
+            plain = client.submit("chaos.work", 2, 700)
+            until(lambda: _count(machine, "S") == 2, 20, "the jobs' beginning")
+            pids = {line.fields[0]: line.pid for line in machine.lines() if line.kind == "S"}
+            for pid in pids.values():
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(seconds)
+            was_killed = not is_alive(pids[timed.id])
+            begun_again = _begun(machine, plain.id)
+            for pid in pids.values():
+                _kill(pid, signal.SIGCONT)
+            values = timed.result(timeout=30)[0], plain.result(timeout=30)[0]
+        found = machine.finish()
+    _require(found, was_killed, "the worker of the job past its timeout was not killed")
+    _require(found, begun_again == 1, f"the other job was begun {begun_again} times meanwhile")
+    _require(found, values == (tasks.expected(1), tasks.expected(2)), f"the results are {values}")
+    text = f"workers stopped for {seconds:g} s: overlap {found.columns.overlap}, killed for its timeout 1, went on where it was 1"
+    return [figure("R07", text, found)]
+
+
+def stop_the_leader(seed, seconds=3.0):
+    """R08: a standby does not take over from who is only stopped, workers go on, and so do the leader's duties afterwards."""
+    with Machine() as machine:
+        machine.prepare()
+        machine.start("runner")
+        machine.start("standby", "runner", "2")
+        leader, other = _leader(machine), machine.pid("standby")
+        with machine.client() as client:
+            os.kill(leader, signal.SIGSTOP)
+            handles = [client.submit("chaos.work", one, 30) for one in range(40)]
+            later = client.options(delay=0.3).submit("chaos.work", 40, 5)
+            time.sleep(seconds)
+            done = sum(handle.status() == "succeeded" for handle in handles)
+            took_over = leases.LeaderLease(SidePaths.of(machine.database).leader).holder() == other
+            os.kill(leader, signal.SIGCONT)
+            later.result(timeout=20)
+        machine.drain()
+        found = machine.finish()
+    _require(found, not took_over, "the standby took over from a leader that lives")
+    _require(found, done == 40, f"{done} of 40 jobs were done while the leader was stopped")
+    text = f"leader stopped for {seconds:g} s: double leaders {int(took_over)}, jobs run twice {found.again}, done meanwhile {done}/40"
+    return [figure("R08", text, found)]
+
+
+def fail_over(seed, rounds=5):
+    """R09: when the leader is killed another one leads, with load; nothing is lost, no tick is doubled."""
+    rng, seconds = random.Random(seed), []
+    with Machine() as machine:
+        machine.prepare()
+        for name in ("runner", "standby"):
+            machine.start(name, "runner", "2")
+        machine.start("submitter", "submitter", str(seed))
+        machine.start("listener")
+        with machine.client() as client:
+            client.schedule("ticks", "chaos.work", every=1, args=(0, 1))
+        for _ in range(rounds):
+            time.sleep(rng.uniform(0.3, 0.8))
+            leader = _leader(machine)
+            name = next(name for name in ("runner", "standby") if machine.pid(name) == leader)
+            machine.kill(name)
+            killed = time.monotonic()
+            other = machine.pid("standby" if name == "runner" else "runner")
+            until(lambda other=other: _leader(machine) == other, 10, "another leader")
+            seconds.append(time.monotonic() - killed)
+            machine.start_again()
+            until(lambda: all(len(machine.worker_pids(one)) >= 2 for one in ("runner", "standby")), 20, "the workers")
+        with machine.client() as client:
+            client.unschedule("ticks")
+        machine.kill("submitter")
+        machine.actors.pop("submitter")[0].stdout.close()
+        machine.drain()
+        _wait_for_callbacks(machine)
+        doubled = checker.ask(
+            machine.database,
+            "SELECT count(*) - count(DISTINCT scheduled_for) FROM job WHERE scheduled_for IS NOT NULL",
+        )
+        ticks = checker.ask(machine.database, "SELECT count(*) FROM job WHERE scheduled_for IS NOT NULL")
+        found = machine.finish()
+    _require(found, doubled == 0, f"{doubled} ticks were doubled")
+    _require(found, max(seconds) < 1.0, f"a takeover took {max(seconds):.2f} s")
+    text = (
+        f"{rounds} failovers, takeover p50 {statistics.median(seconds) * 1000:.0f} ms, max {max(seconds) * 1000:.0f} ms, "
+        f"lost {found.columns.lost}, doubled ticks {doubled} of {ticks}"
+    )
+    return [figure("R09", text, found)]
+
+
+def delete_the_gate_and_a_lease(seed):
+    """R10: who finds the gate gone, or its own lease, stops before it acknowledges anything more."""
+    with Machine() as machine:
+        machine.prepare()
+        machine.start("runner")
+        machine.start("flood", "flood", str(seed))
+        until(lambda: _count(machine, "E") > 20, 20, "the first jobs")
+        paths = SidePaths.of(machine.database)
+        lease = next(path for path in sorted(os.listdir(paths.leases)) if path.startswith("w-"))
+        holder = next(pid for pid in machine.worker_pids() if leases.is_held_by(paths.lease(lease), pid))
+        os.unlink(paths.lease(lease))
+        deleted = time.monotonic()
+        until(lambda: not is_alive(holder), 5, "the end of the worker without a lease")
+        worker_seconds = time.monotonic() - deleted
+        os.unlink(paths.gate)
+        deleted = time.monotonic()
+        workers = machine.worker_pids()
+        time.sleep(1)
+        late = [line for line in machine.lines() if line.kind == "A" and float(line.fields[3]) > deleted]
+        machine.kill("flood")
+        machine.actors.pop("flood")[0].stdout.close()
+        until(lambda: not any(map(is_alive, workers)), 5, "the end of the workers")
+        machine.kill("runner")
+        machine.actors.pop("runner")[0].stdout.close()
+        machine.start("runner")
+        machine.drain()
+        found = machine.finish()
+    _require(found, not late, f"{len(late)} jobs submitted after the gate was deleted were acknowledged")
+    text = f"gate and lease deleted: acks after deletion {len(late)}; the worker without a lease was gone in {worker_seconds:.2f} s"
+    return [figure("R10", text, found)]
+
+
+def reuse_a_pid(seed):
+    """R11: another process with a dead worker's number is not taken for it, nor killed."""
+    with Machine(workers=1) as machine:
+        machine.prepare()
+        machine.start("runner")
+        with machine.client() as client:
+            handle = client.submit("chaos.work", 7, 3_000)
+            until(lambda: _count(machine, "S") == 1, 20, "the job's beginning")
+            (pid,) = machine.worker_pids()
+            machine.kill_everything()
+            innocent, is_real = _start_as(pid, machine)
+            machine.start("runner")
+            value = handle.result(timeout=30)[0]
+            was_alive = innocent.poll() is None
+        innocent.kill()
+        innocent.wait()
+        found = machine.finish()
+    _require(found, was_alive, "the innocent process was killed")
+    _require(found, value == tasks.expected(7), "the job was not recovered")
+    how = "with its number" if is_real else "its number written into the row"
+    return [figure("R11", f"innocent process ({how}) alive: {'yes' if was_alive else 'no'}; job recovered: yes", found)]
+
+
+def _start_as(pid, machine):
+    """A process with this number, if the kernel lets us choose; else the row is told the number of one."""
+    for _ in range(50):
+        try:
+            with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+                file.write(str(pid - 1))
+        except OSError:
+            break
+        innocent = subprocess.Popen(["sleep", "60"])
+        if innocent.pid == pid:
+            return innocent, True
+        innocent.kill()
+        innocent.wait()
+    innocent = subprocess.Popen(["sleep", "60"])
+    connection = Connection(machine.database)
+    text = json.dumps([innocent.pid, *json.loads(connection.read(runners.workers)[0].process)[1:]])
+    connection.write(lambda sql: sql.execute("UPDATE worker SET process = ?", (text,)) and None)
+    connection.close()
+    return innocent, False
+
+
+# ---- R04
+
+
+def kill_at_named_places(seed, rounds=1, places=tuple(failpoints.PLACES)):
+    """R04: killed at each of twelve places, the system goes on where it was."""
+    kills, columns, details = 0, checker.Columns(), []
+    for place in places:
+        found = _kill_at(place, f"{seed}", rounds)
+        kills += rounds
+        columns = columns + found.columns
+        details += [f"{place}: {line}" for line in found.details]
+    broken = columns.total()
+    text = f"{len(places)} failpoints x {rounds} kills: {kills}/{kills} recover, {broken} invariant violations"
+    return [Figure("R04", text, columns, details)]
+
+
+def _kill_at(place, seed, rounds):
+    if place == "mid_migration":
+        return _kill_while_creating(rounds)
+    with Machine(place=place) as machine:
+        machine.prepare()
+        machine.start("listener")
+        machine.start("runner")
+        machine.start("submitter", "submitter", seed, "0.02")
+        if place == "after_tick_insert":
+            with machine.client() as client:
+                client.schedule("ticks", "chaos.work", every=1, args=(0, 1))
+        for number in range(rounds):
+            until(lambda number=number: _count(machine, "E") > 4 * number, 20, "some jobs")
+            failpoints.arm(machine.folder)
+            if place == "after_recover":
+                _kill(machine.worker_pids()[0])
+            until(lambda number=number: _has_died(machine, number + 1), 20, f"a kill at {place}")
+            until(lambda: _everybody_is_back(machine), 20, "everybody's return")
+        machine.kill("submitter")
+        machine.actors.pop("submitter")[0].stdout.close()
+        if place == "after_tick_insert":
+            with machine.client() as client:
+                client.unschedule("ticks")
+        machine.drain(30)
+        _wait_for_callbacks(machine)
+        return machine.finish()
+
+
+def _has_died(machine, times):
+    deaths = [line.pid for line in ledger.read(os.path.join(machine.folder, "seen")) if line.kind == "D"]
+    return len(deaths) == times and not is_alive(deaths[-1])
+
+
+def _everybody_is_back(machine):
+    machine.start_again()
+    return len(machine.worker_pids()) >= machine.workers
+
+
+def _kill_while_creating(rounds):
+    with Machine(place="mid_migration") as machine:
+        for _ in range(rounds):
+            failpoints.arm(machine.folder)
+            machine.start("runner").wait(20)
+            machine.actors.pop("runner")[0].stdout.close()
+        machine.start("runner")
+        machine.end("runner")
+        machine.prepare()
+        machine.start("runner")
+        machine.start("submitter", "submitter", "1", "0.02")
+        until(lambda: _count(machine, "E") > 4, 20, "some jobs")
+        machine.kill("submitter")
+        machine.actors.pop("submitter")[0].stdout.close()
+        machine.start("listener")
+        machine.drain(30)
+        _wait_for_callbacks(machine)
+        return machine.finish()
+
+
+# ---- what they share
+
+
+def _require(found, is_so, text):
+    if not is_so:
+        found.count("wrong", text)
+
+
+def _count(machine, kind):
+    return sum(line.kind == kind for line in machine.lines())
+
+
+def _begun(machine, job):
+    return sum(line.kind == "S" and line.fields[0] == job for line in machine.lines())
+
+
+def _kill(pid, number=signal.SIGKILL):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _leader(machine):
+    lease = leases.LeaderLease(SidePaths.of(machine.database).leader)
+    return until(lambda: (pid := lease.holder()) and is_alive(pid) and pid, 10, "a leader")

@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from fastworker_lite import SyncClient
 from tests.chaos import checker, clock, failpoints, ledger
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +77,10 @@ class Machine:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
             print(f"the run is left in {self.folder}", flush=True)
+
+    def client(self):
+        """A client in this process, which only submits."""
+        return SyncClient(self.database, runner="never")
 
     def prepare(self):
         checker.prepare(self.database)

@@ -51,8 +51,8 @@ class WatchedConnection(sqlite3.Connection):
         """Whether the gate is closed, and it was this process that went in last."""
         try:
             descriptor = os.open(self.database + ".d/gate", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+        except FileNotFoundError:  # deleted by the nemesis: nobody can tell
+            return True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return False
