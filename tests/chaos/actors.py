@@ -48,7 +48,7 @@ def run_submitter(database, seed, pause="0.1"):
 
 def submit_one(client, rng, pause):
     value, began = rng.randrange(10**9), time.monotonic()
-    milliseconds = rng.choice(LONG) if pause and rng.random() < 0.01 else rng.choice(DURATIONS if pause else [0])
+    milliseconds = rng.choice(LONG) if pause >= 0.1 and rng.random() < 0.01 else rng.choice(DURATIONS if pause else [0])
     kind = rng.choices(["work", "nap", "command"], [8, 1, 1])[0] if pause else "work"
     given = {
         "priority": rng.choice([-5, 0, 0, 0, 10]),

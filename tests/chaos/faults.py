@@ -119,9 +119,8 @@ def kill_workers_mid_task(seed, jobs=100):
             killed, seconds = set(), []
             while checker.unfinished(machine.database):
                 time.sleep(0.2)
-                pids = {line.pid for line in machine.lines() if line.kind == "S"} & set(machine.worker_pids())
-                if pids:
-                    victim = rng.choice(sorted(pids))
+                if pids := _working_pids(machine):
+                    victim = rng.choice(pids)
                     _kill(victim)
                     killed.add(victim)
                     seconds.append(_until_full(machine, victim))
@@ -373,7 +372,7 @@ def _kill_at(place, seed, rounds):
             until(lambda number=number: _count(machine, "E") > 4 * number, 20, "some jobs")
             failpoints.arm(machine.folder)
             if place == "after_recover":
-                _kill(machine.worker_pids()[0])
+                _kill(until(lambda: _working_pids(machine), 20, "a worker that has worked")[0])
             until(lambda number=number: _has_died(machine, number + 1), 20, f"a kill at {place}")
             until(lambda: _everybody_is_back(machine), 20, "everybody's return")
         machine.kill("submitter")
@@ -388,7 +387,10 @@ def _kill_at(place, seed, rounds):
 
 def _has_died(machine, times):
     deaths = [line.pid for line in ledger.read(os.path.join(machine.folder, "seen")) if line.kind == "D"]
-    return len(deaths) == times and not is_alive(deaths[-1])
+    if len(deaths) < times:
+        return False
+    actor = next((actor for actor, _, _ in machine.actors.values() if actor.pid == deaths[-1]), None)
+    return not is_alive(deaths[-1]) if actor is None else actor.poll() is not None
 
 
 def _everybody_is_back(machine):
@@ -426,6 +428,11 @@ def _require(found, is_so, text):
 
 def _count(machine, kind):
     return sum(line.kind == kind for line in machine.lines())
+
+
+def _working_pids(machine):
+    """Workers that have begun jobs, so that the file knows of them."""
+    return sorted({line.pid for line in machine.lines() if line.kind == "S"} & set(machine.worker_pids()))
 
 
 def _begun(machine, job):
