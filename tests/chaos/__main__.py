@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from tests.chaos import faults
+from tests.chaos import faults, mutations
 
 #: Name, function, and what makes it longer.
 FAULTS = {
@@ -25,18 +25,23 @@ FAULTS = {
     "R09": (faults.fail_over, {"rounds": 20}),
     "R10": (faults.delete_the_gate_and_a_lease, {}),
     "R11": (faults.reuse_a_pid, {}),
+    "R50i": (faults.fork_and_leave, {}),
 }
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, help="for how long everything is killed repeatedly (20, with --soak 300)")
+    parser.add_argument(
+        "--seconds", type=float, help="for how long everything is killed repeatedly (20, with --soak 300)"
+    )
     parser.add_argument("--seed", type=int, help="to have the same faults again")
     parser.add_argument("--soak", action="store_true", help="the long form of each")
     parser.add_argument("--only", action="append", metavar="NAME", help="such as R01; may be given more than once")
     parser.add_argument("--mutations", action="store_true", help="break the package in 14 ways: each must be noticed")
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if given.mutations:
+        return 0 if mutations.show() else 1
     seed = given.seed if given.seed is not None else random.randrange(10**6)
     print(f"seed {seed}", flush=True)
     is_good = True

@@ -32,28 +32,30 @@ def run_runner(database, workers="2"):
         must_end.wait()
 
 
-def run_submitter(database, seed, pause="0.1"):
+def run_submitter(database, seed, pause="0.1", has_long="yes"):
     """Submit jobs of all kinds, and note each one's id once it is acknowledged."""
     rng = random.Random(int(seed))
     client = SyncClient(database, runner="never")
     print("ready", flush=True)
     while True:
         try:
-            submit_one(client, rng, float(pause))
+            submit_one(client, rng, float(pause), has_long == "yes")
         except FastWorkerError as error:
             print(f"submitter: {type(error).__name__}: {error}", file=sys.stderr)
             time.sleep(0.05)
         time.sleep(rng.uniform(0, 2 * float(pause)))
 
 
-def submit_one(client, rng, pause):
+def submit_one(client, rng, pause, has_long):
     value, began = rng.randrange(10**9), time.monotonic()
-    milliseconds = rng.choice(LONG) if pause >= 0.1 and rng.random() < 0.01 else rng.choice(DURATIONS if pause else [0])
+    milliseconds = rng.choice(LONG) if has_long and rng.random() < 0.01 else rng.choice(DURATIONS if pause else [0])
     kind = rng.choices(["work", "nap", "command"], [8, 1, 1])[0] if pause else "work"
     given = {
         "priority": rng.choice([-5, 0, 0, 0, 10]),
         "on_lost": "fail" if rng.random() < 0.2 else None,
-        "callback": os.path.join(ledger.folder(), "listener") if pause and rng.random() < 0.3 else None,
+        "callback": os.path.join(ledger.folder(), "listener")
+        if pause and (pause < 0.1 or rng.random() < 0.3)
+        else None,
     }
     given = {name: option for name, option in given.items() if option is not None}
     if kind == "command":
@@ -68,7 +70,7 @@ def submit_one(client, rng, pause):
 
 def run_flood(database, seed):
     """Submit without a pause."""
-    run_submitter(database, seed, "0")
+    run_submitter(database, seed, "0", "no")
 
 
 def run_listener(database):

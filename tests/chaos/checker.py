@@ -107,8 +107,13 @@ class Found:
 def prepare(database):
     """Create the database, with a record of every change of state."""
     connection = Connection(database, durability="full")
-    connection.write(lambda sql: (sql.execute(_TABLE), sql.execute(_TRIGGER)) and None)
+    connection.write(_record_changes)
     connection.close()
+
+
+def _record_changes(sql):
+    sql.execute(_TABLE)
+    sql.execute(_TRIGGER)
 
 
 def ask(database, statement, *parameters):
@@ -122,9 +127,7 @@ def ask(database, statement, *parameters):
 
 def unfinished(database):
     """How many jobs have not ended."""
-    return ask(
-        database, "SELECT count(*) FROM job WHERE state NOT IN ('succeeded', 'failed', 'cancelled', 'expired')"
-    )
+    return ask(database, "SELECT count(*) FROM job WHERE state NOT IN ('succeeded', 'failed', 'cancelled', 'expired')")
 
 
 def waiting_callbacks(database):

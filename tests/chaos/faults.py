@@ -42,14 +42,14 @@ def figure(name, sentence, found):
     return Figure(name, sentence, found.columns, found.details)
 
 
-def kill_everything_repeatedly(seed, seconds=20, workers=4):
+def kill_everything_repeatedly(seed, seconds=20, workers=4, has_long="yes"):
     """R01, R12 and R28: the nemesis over submitters, a runner, its workers and a listener; then all jobs have to end."""
     with Machine(workers=workers) as machine:
         machine.prepare()
         machine.start("runner")
         machine.start("listener")
         for number in range(3):
-            machine.start(f"submitter {number}", "submitter", f"{seed}{number}")
+            machine.start(f"submitter {number}", "submitter", f"{seed}{number}", "0.1", has_long)
         until(lambda: len(machine.told()) > 0, 20, "the first callback")
         baseline = _settled_descriptors(machine, workers)
         nemesis = Nemesis(machine, seed)
@@ -208,7 +208,8 @@ def stop_the_leader(seed, seconds=3.0):
         with machine.client() as client:
             os.kill(leader, signal.SIGSTOP)
             handles = [client.submit("chaos.work", one, 30) for one in range(40)]
-            later = client.options(delay=0.3).submit("chaos.work", 40, 5)
+            handles.append(client.options(priority=10).submit("chaos.work", 40, 2_000))
+            later = client.options(delay=0.3).submit("chaos.work", 41, 5)
             time.sleep(seconds)
             done = sum(handle.status() == "succeeded" for handle in handles)
             took_over = leases.LeaderLease(SidePaths.of(machine.database).leader).holder() == other
@@ -217,8 +218,8 @@ def stop_the_leader(seed, seconds=3.0):
         machine.drain()
         found = machine.finish()
     _require(found, not took_over, "the standby took over from a leader that lives")
-    _require(found, done == 40, f"{done} of 40 jobs were done while the leader was stopped")
-    text = f"leader stopped for {seconds:g} s: double leaders {int(took_over)}, jobs run twice {found.again}, done meanwhile {done}/40"
+    _require(found, done == 41, f"{done} of 41 jobs were done while the leader was stopped")
+    text = f"leader stopped for {seconds:g} s: double leaders {int(took_over)}, jobs run twice {found.again}, done meanwhile {done}/41"
     return [figure("R08", text, found)]
 
 
@@ -229,7 +230,7 @@ def fail_over(seed, rounds=5):
         machine.prepare()
         for name in ("runner", "standby"):
             machine.start(name, "runner", "2")
-        machine.start("submitter", "submitter", str(seed))
+        machine.start("submitter", "submitter", str(seed), "0.1", "no")
         machine.start("listener")
         with machine.client() as client:
             client.schedule("ticks", "chaos.work", every=1, args=(0, 1))
@@ -341,6 +342,33 @@ def _start_as(pid, machine):
     return innocent, False
 
 
+def fork_and_leave(seed):
+    """R50i: a child that a job has forked and left behind keeps neither its worker's lease nor its job."""
+    with Machine(workers=1) as machine:
+        machine.prepare()
+        machine.start("runner")
+        with machine.client() as client:
+            client.submit("chaos.leave_child", 1, 30_000).result(timeout=20)
+            paths = SidePaths.of(machine.database)
+            (lease,) = [name for name in os.listdir(paths.leases) if name.startswith("w-")]
+            handle = client.submit("chaos.work", 2, 2_000)
+            until(lambda: _begun(machine, handle.id), 20, "the second job's beginning")
+            (worker,) = machine.worker_pids()
+            machine.kill("runner")
+            machine.actors.pop("runner")[0].stdout.close()
+            until(lambda: not is_alive(worker), 5, "the end of the worker")
+            child = next(int(line.fields[0]) for line in machine.lines() if line.kind == "L")
+            was_alive, is_free = is_alive(child), leases.is_free(paths.lease(lease))
+            machine.start("runner")
+            value = handle.result(timeout=20)[0]
+        _kill(child)
+        found = machine.finish()
+    _require(found, was_alive, "the child had ended")
+    _require(found, is_free, "the child keeps the lease")
+    _require(found, value == tasks.expected(2), f"the result is {value}")
+    return [figure("R50i", "a forked child outlives its worker: lease free at once, job recovered", found)]
+
+
 # ---- R04
 
 
@@ -364,7 +392,7 @@ def _kill_at(place, seed, rounds):
         machine.prepare()
         machine.start("listener")
         machine.start("runner")
-        machine.start("submitter", "submitter", seed, "0.02")
+        machine.start("submitter", "submitter", seed, "0.09" if place == "after_wake" else "0.02", "no")
         if place == "after_tick_insert":
             with machine.client() as client:
                 client.schedule("ticks", "chaos.work", every=1, args=(0, 1))
@@ -382,7 +410,18 @@ def _kill_at(place, seed, rounds):
                 client.unschedule("ticks")
         machine.drain(30)
         _wait_for_callbacks(machine)
-        return machine.finish()
+        unknown = checker.ask(machine.database, _WITHOUT_A_TICK)
+        found = machine.finish()
+    _require(found, unknown == 0, f"{unknown} jobs of a schedule belong to no tick")
+    return found
+
+
+_WITHOUT_A_TICK = """
+SELECT count(*)
+  FROM job
+ WHERE scheduled_for IS NOT NULL
+   AND id NOT IN (SELECT job FROM tick WHERE job IS NOT NULL)
+"""
 
 
 def _has_died(machine, times):
@@ -408,7 +447,7 @@ def _kill_while_creating(rounds):
         machine.end("runner")
         machine.prepare()
         machine.start("runner")
-        machine.start("submitter", "submitter", "1", "0.02")
+        machine.start("submitter", "submitter", "1", "0.02", "no")
         until(lambda: _count(machine, "E") > 4, 20, "some jobs")
         machine.kill("submitter")
         machine.actors.pop("submitter")[0].stdout.close()

@@ -95,7 +95,12 @@ class Machine:
         command = [sys.executable, "-m", "tests.chaos.actors", role, self.database, *given]
         with open(os.path.join(self.folder, "stderr"), "ab") as stderr:
             actor = subprocess.Popen(
-                command, cwd=ROOT, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
+                command,
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
             )
         self.actors[name] = (actor, role, given)
         if is_awaited:

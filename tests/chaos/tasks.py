@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import time
 
 from fastworker_lite import current_job, task
@@ -40,4 +41,18 @@ def hold(value, milliseconds):
     job = current_job()
     with ledger.execution(job.id, job.attempt):
         ctypes.PyDLL(None).usleep(milliseconds * 1000)
+    return [expected(value), job.attempt]
+
+
+@task("chaos.leave_child")
+def leave_child(value, milliseconds):
+    """Leave a process behind that no signal to this one's group reaches."""
+    job = current_job()
+    with ledger.execution(job.id, job.attempt):
+        child = os.fork()
+    if child == 0:
+        os.setsid()
+        time.sleep(milliseconds / 1000)
+        os._exit(0)
+    ledger.note("L", child)
     return [expected(value), job.attempt]
