@@ -1,4 +1,6 @@
-"""Twelve places at which a process is killed. Nothing in the package knows of them: they are put around its functions here.
+"""The places at which a process is killed. Nothing in the package knows of them: they are put around its functions here.
+
+There are the twelve that were named, and `after_command_start`.
 
 A place is armed by making the file `armed`; the first process that comes to it takes the file away and dies. So one arming is
 one kill.
@@ -108,6 +110,19 @@ def _after_run():
         original(self, *args)
 
 
+def _after_command_start():
+    from fastworker_lite import execution
+
+    original = execution.start_command
+
+    def start_command(*args):
+        process = original(*args)
+        _die()
+        return process
+
+    execution.start_command = start_command
+
+
 def _after_wake():
     from fastworker_lite.worker import Worker
 
@@ -195,6 +210,7 @@ PLACES = {
     "after_run": _after_run,
     "before_settle_commit": functools.partial(_before_commit, is_claim=False),
     "after_settle_commit": functools.partial(_after_commit, is_claim=False),
+    "after_command_start": _after_command_start,
     "after_wake": _after_wake,
     "mid_checkpoint": _mid_checkpoint,
     "mid_migration": _mid_migration,

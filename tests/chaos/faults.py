@@ -49,7 +49,7 @@ def kill_everything_repeatedly(seed, seconds=20, workers=4, has_long="yes"):
         machine.start("runner")
         machine.start("listener")
         for number in range(3):
-            machine.start(f"submitter {number}", "submitter", f"{seed}{number}", "0.1", has_long)
+            machine.start(f"submitter {number}", "submitter", f"{seed}{number}", "0.2", has_long)
         until(lambda: len(machine.told()) > 0, 20, "the first callback")
         baseline = _settled_descriptors(machine, workers)
         nemesis = Nemesis(machine, seed)
@@ -58,7 +58,7 @@ def kill_everything_repeatedly(seed, seconds=20, workers=4, has_long="yes"):
         for name in [name for name in machine.actors if name.startswith("submitter")]:
             machine.kill(name)
             machine.actors.pop(name)[0].stdout.close()
-        machine.drain(90)
+        machine.drain()
         _wait_for_callbacks(machine)
         grown = _settled_descriptors(machine, workers) - baseline
         found = machine.finish(descriptors=grown)
@@ -77,6 +77,7 @@ def kill_everything_repeatedly(seed, seconds=20, workers=4, has_long="yes"):
 def _wait_for_callbacks(machine):
     end = time.monotonic() + 65
     while checker.waiting_callbacks(machine.database) and time.monotonic() < end:
+        machine.start_again()
         time.sleep(0.1)
 
 
@@ -373,7 +374,7 @@ def fork_and_leave(seed):
 
 
 def kill_at_named_places(seed, rounds=1, places=tuple(failpoints.PLACES)):
-    """R04: killed at each of twelve places, the system goes on where it was."""
+    """R04: killed at each of the named places, the system goes on where it was."""
     kills, columns, details = 0, checker.Columns(), []
     for place in places:
         found = _kill_at(place, f"{seed}", rounds)
@@ -408,7 +409,7 @@ def _kill_at(place, seed, rounds):
         if place == "after_tick_insert":
             with machine.client() as client:
                 client.unschedule("ticks")
-        machine.drain(30)
+        machine.drain(20)
         _wait_for_callbacks(machine)
         unknown = checker.ask(machine.database, _WITHOUT_A_TICK)
         found = machine.finish()
@@ -452,7 +453,7 @@ def _kill_while_creating(rounds):
         machine.kill("submitter")
         machine.actors.pop("submitter")[0].stdout.close()
         machine.start("listener")
-        machine.drain(30)
+        machine.drain(20)
         _wait_for_callbacks(machine)
         return machine.finish()
 

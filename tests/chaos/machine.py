@@ -162,10 +162,14 @@ class Machine:
 
     # ---- what they come to
 
-    def drain(self, seconds=60):
-        """Wait until every job has ended; those that have not by then are stuck."""
-        with contextlib.suppress(AssertionError):
-            until(lambda: checker.unfinished(self.database) == 0, seconds, "the end of all jobs")
+    def drain(self, patience=40):
+        """Wait until every job has ended. Those are stuck that have not when none has ended for so many seconds."""
+        left, since = -1, time.monotonic()
+        while (now_left := checker.unfinished(self.database)) and time.monotonic() - since < patience:
+            if now_left != left:
+                left, since = now_left, time.monotonic()
+            time.sleep(0.05)
+            self.start_again()  # who was killed last may not have been gone when the others were started
 
     def told(self):
         return {line.fields[0] for line in self.lines() if line.kind == "T"}

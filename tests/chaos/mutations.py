@@ -64,7 +64,7 @@ MUTATIONS = (
             Change(
                 CONNECTION,
                 'result = work(self.sql, *args)\n            self.sql.execute("COMMIT")\n',
-                'result = work(self.sql, *args)\n            if not hasattr(result, "ids"):\n'
+                'result = work(self.sql, *args)\n            if getattr(work, "__name__", "") != "_insert":\n'
                 '                self.sql.execute("COMMIT")\n',
             ),
         ),
