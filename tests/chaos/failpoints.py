@@ -1,6 +1,4 @@
-"""The places at which a process is killed. Nothing in the package knows of them: they are put around its functions here.
-
-There are the twelve that were named, and `after_command_start`.
+"""Twelve places at which a process is killed. Nothing in the package knows of them: they are put around its functions here.
 
 A place is armed by making the file `armed`; the first process that comes to it takes the file away and dies. So one arming is
 one kill.
@@ -45,7 +43,7 @@ def _die():
 
 def install():
     if PLACE in os.environ:
-        PLACES[os.environ[PLACE]]()
+        (PLACES | NOT_HELD)[os.environ[PLACE]]()
 
 
 def _around(owner, name):
@@ -210,7 +208,6 @@ PLACES = {
     "after_run": _after_run,
     "before_settle_commit": functools.partial(_before_commit, is_claim=False),
     "after_settle_commit": functools.partial(_after_commit, is_claim=False),
-    "after_command_start": _after_command_start,
     "after_wake": _after_wake,
     "mid_checkpoint": _mid_checkpoint,
     "mid_migration": _mid_migration,
@@ -218,3 +215,6 @@ PLACES = {
     "after_recover": _after_recover,
     "before_ack": _before_ack,
 }
+
+#: What is not held yet: the group of a command that was just started is known to nobody, so that nobody ends it.
+NOT_HELD = {"after_command_start": _after_command_start}
