@@ -38,7 +38,7 @@ def test_a_kill_at_a_named_place_costs_nothing(place):
 
 @pytest.mark.xfail(reason="the group of a command is in no lease until the worker has noted it, so nobody ends it")
 def test_a_worker_killed_as_it_starts_a_command_leaves_no_second_execution_beside_it():
-    hold(faults.kill_at_named_places(SEED, rounds=2, places=["after_command_start"]))
+    hold(faults.kill_a_worker_as_it_starts_a_command(SEED))
 
 
 def test_a_killed_worker_disturbs_no_other_ones_jobs():

@@ -156,6 +156,9 @@ def check(folder):
         checkpoints=sum(line.kind == "K" for line in seen),
         details=[],
     )
+    for job, count in Counter(int(line.fields[0]) for line in lines if line.kind == "A").items():
+        if count > 1:  # the first one was undone, and the next submission was given its id
+            found.count("lost", f"job {job} was acknowledged {count} times")
     _check_rows(found, rows, set(acknowledged), told)
     _check_results(found, database, acknowledged, {row[0]: row for row in rows})
     _check_audit(found, _read(database, "SELECT job, old, new, passed FROM chaos_audit ORDER BY seq"), begun)

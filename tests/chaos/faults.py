@@ -15,7 +15,9 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from fastworker_lite import leases
+from fastworker_lite import building, leases
+from fastworker_lite.job import Command
+from fastworker_lite.options import JobOptions
 from fastworker_lite.paths import SidePaths
 from fastworker_lite.store import runners
 from fastworker_lite.store.connection import Connection
@@ -436,6 +438,20 @@ def _has_died(machine, times):
 def _everybody_is_back(machine):
     machine.start_again()
     return len(machine.worker_pids()) >= machine.workers
+
+
+def kill_a_worker_as_it_starts_a_command(seed):
+    """Killed between the command's start and the note of its group, while that command takes its time."""
+    with Machine(workers=1, place="after_command_start") as machine:
+        machine.prepare()
+        machine.start("runner")
+        failpoints.arm(machine.folder)
+        command = Command(argv=None, shell=ledger.COMMAND.format(seconds=1.5), cwd=machine.folder)
+        with machine.client() as client:
+            client._store([building.build_command(command, None, JobOptions())])
+        machine.drain()
+        found = machine.finish()
+    return [figure("R04", f"a command's worker killed as it starts: {found.columns.overlap} overlapping", found)]
 
 
 def _kill_while_creating(rounds):
