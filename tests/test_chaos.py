@@ -36,7 +36,6 @@ def test_a_kill_at_a_named_place_costs_nothing(place):
     hold(faults.kill_at_named_places(SEED, rounds=2, places=[place]))
 
 
-@pytest.mark.xfail(reason="the group of a command is in no lease until the worker has noted it, so nobody ends it")
 def test_a_worker_killed_as_it_starts_a_command_leaves_no_second_execution_beside_it():
     hold(faults.kill_a_worker_as_it_starts_a_command(SEED))
 

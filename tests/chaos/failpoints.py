@@ -1,4 +1,4 @@
-"""Twelve places at which a process is killed. Nothing in the package knows of them: they are put around its functions here.
+"""Thirteen places at which a process is killed. Nothing in the package knows of them: they are put around its functions here.
 
 A place is armed by making the file `armed`; the first process that comes to it takes the file away and dies. So one arming is
 one kill.
@@ -43,7 +43,7 @@ def _die():
 
 def install():
     if PLACE in os.environ:
-        (PLACES | NOT_HELD)[os.environ[PLACE]]()
+        PLACES[os.environ[PLACE]]()
 
 
 def _around(owner, name):
@@ -205,6 +205,7 @@ PLACES = {
     "before_claim_commit": functools.partial(_before_commit, is_claim=True),
     "after_claim_commit": functools.partial(_after_commit, is_claim=True),
     "before_start": _before_start,
+    "after_command_start": _after_command_start,
     "after_run": _after_run,
     "before_settle_commit": functools.partial(_before_commit, is_claim=False),
     "after_settle_commit": functools.partial(_after_commit, is_claim=False),
@@ -215,6 +216,3 @@ PLACES = {
     "after_recover": _after_recover,
     "before_ack": _before_ack,
 }
-
-#: What is not held yet: the group of a command that was just started is known to nobody, so that nobody ends it.
-NOT_HELD = {"after_command_start": _after_command_start}
