@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fastworker_lite import SyncClient, building
+from fastworker_lite import SyncClient, building, leases
 from fastworker_lite.events import follow_events
 from fastworker_lite.job import Command
 from fastworker_lite.options import JobOptions
@@ -43,6 +43,19 @@ while True:
     print(client.submit("add", 1, 2).id, flush=True)
 """
 
+RUN_AND_DIE = """
+import os, signal, sys
+from fastworker_lite import execution
+from fastworker_lite.cli import main
+original = execution.start_command
+def start_and_die(*args):
+    original(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+execution.start_command = start_and_die
+sys.argv = ["fwl", "run", "--db", sys.argv[1], "--", "/bin/sh", "-c", sys.argv[2]]
+main.main()
+"""
+
 
 def start(code, database):
     return subprocess.Popen([sys.executable, "-c", code, database], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -61,6 +74,14 @@ def workers_of(database):
     connection = Connection(database)
     try:
         return [json.loads(row.process)[0] for row in connection.read(runners.workers)]
+    finally:
+        connection.close()
+
+
+def notes_of(database):
+    connection = Connection(database)
+    try:
+        return [leases.read_note(connection.paths.lease(row.lease)) for row in connection.read(runners.workers)]
     finally:
         connection.close()
 
@@ -176,6 +197,32 @@ def test_a_commands_processes_are_gone_when_its_job_runs_again(database, tmp_pat
                 runner.kill()
     assert len(lines(log)) == 2
     assert group_is_empty(group), "a process of the first attempt is left"
+
+
+def test_a_run_killed_as_it_starts_its_command_leaves_nothing_beside_the_next_attempt(database, tmp_path):
+    log = tmp_path / "log"
+    script = f'echo $$ >> {log}; [ "$FWL_ATTEMPT" = 2 ] || exec env -i sleep 300'
+    killed = subprocess.run([sys.executable, "-c", RUN_AND_DIE, database, script], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with SyncClient(database, workers=1, runner="own") as client:
+        assert client.handle(1).wait(timeout=20) and client.handle(1).status() == "succeeded"
+    groups = [int(line) for line in lines(log)]
+    assert len(groups) in (1, 2)  # the first may have been ended before it had written anything
+    assert all(group_is_empty(group) for group in groups)
+
+
+def test_a_command_that_is_still_being_started_can_be_cancelled(database, tmp_path):
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)  # nobody opens it to write, so that the start takes for ever
+    with SyncClient(database, workers=1, runner="own", kill_grace=20) as client:
+        command = Command(argv=["/bin/cat"], shell=None, cwd=str(tmp_path), stdin=fifo)
+        handle = client.handle(client._store([building.build_command(command, None, JobOptions())]).ids[0])
+        until(lambda: [note.group for note in notes_of(database)] == [leases.STARTING])
+        worker = workers_of(database)
+        handle.cancel()
+        assert handle.wait(timeout=10) and handle.status() == "cancelled"
+        assert client.submit(abs, -5).result(timeout=10) == 5
+        assert workers_of(database) != worker  # it was ended, since nothing else could be
 
 
 def test_every_id_a_killed_submitter_printed_exists(database):
