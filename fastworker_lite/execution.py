@@ -316,7 +316,7 @@ def start_command(
             stdout=stdout,
             stderr=stderr,
             process_group=0,
-            preexec_fn=in_child,  # noqa: PLW1509
+            preexec_fn=in_child,
         )
 
 
