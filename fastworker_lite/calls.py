@@ -5,18 +5,29 @@ Runs in: every process that submits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from . import payloads, serialization
 from .building import MAX_PAYLOAD, limits, parents, sized, with_path
 from .errors import ConfigError, JobCancelled, JobFailed, SerializationError
-from .job import Kind, Lane, NewJob, State, task_status, utc
+from .job import Kind, Lane, NewJob, Parent, State, task_status, utc
 from .options import NO_OPTIONS, JobOptions
 from .serialization import Target
 from .store.queries import Ended
 from .tasks.models import TaskResult, TaskStatus
 from .tasks.registry import Task, task_registry
+
+
+class _Callee(NamedTuple):
+    """What the jobs that call one function have in common."""
+
+    task: str | Callable[..., Any]
+    name: str
+    target: bytes | None
+    lane: Lane
+    options: JobOptions
+    parents: tuple[Parent, ...]
 
 
 class _Known(NamedTuple):
@@ -44,33 +55,55 @@ def build_call(
 
     Raises `SerializationError` (a `PayloadTooLarge` above *max_payload* bytes) or `ConfigError`.
     """
-    name, target, is_async, options = _resolve(task, options)
-    options = options.over(defaults)
-    payload = serialization.encode_call(tuple(args), kwargs)
+    return _build(_callee(task, options, defaults), tuple(args), kwargs, max_payload, is_parked_if_unknown)
+
+
+def build_map(
+    task: str | Callable[..., Any],
+    items: Iterable[Any],
+    options: JobOptions,
+    *,
+    defaults: JobOptions = NO_OPTIONS,
+    max_payload: int = MAX_PAYLOAD,
+) -> list[NewJob]:
+    """One call for each item, as `build_call` makes them; what they have in common is found once."""
+    callee = _callee(task, options, defaults)
+    return [_build(callee, (item,), {}, max_payload, True) for item in items]
+
+
+def _build(
+    callee: _Callee, args: tuple[Any, ...], kwargs: dict[str, Any], max_payload: int, is_parked_if_unknown: bool
+) -> NewJob:
+    payload = serialization.encode_call(args, kwargs)
     return sized(
         NewJob(
             kind=Kind.CALL,
-            task=name,
+            task=callee.name,
             payload=payload,
-            target=target,
-            checksum=payloads.checksum(name, target, payload),
-            lane=Lane.ASYNC if is_async else Lane.SYNC,
-            options=with_path(options),
+            target=callee.target,
+            checksum=payloads.checksum(callee.name, callee.target, payload),
+            lane=callee.lane,
+            options=callee.options,
             is_parked_if_unknown=is_parked_if_unknown,
-            limits=_limits(name, task, options, args, kwargs),
-            parents=parents(options),
+            limits=_limits(callee, args, kwargs),
+            parents=callee.parents,
         ),
         max_payload,
     )
 
 
-def _limits(
-    name: str, task: str | Callable[..., Any], options: JobOptions, args: Sequence[Any], kwargs: dict[str, Any]
-) -> str | None:
+def _limits(callee: _Callee, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    options = callee.options
     if options.lock is None and options.concurrency is None and options.rate is None:
         return None
-    function = task_registry.get_task(task) if isinstance(task, str) else task
-    return limits(name, options, function, args, kwargs)
+    function = task_registry.get_task(callee.task) if isinstance(callee.task, str) else callee.task
+    return limits(callee.name, options, function, args, kwargs)
+
+
+def _callee(task: str | Callable[..., Any], options: JobOptions, defaults: JobOptions) -> _Callee:
+    name, target, is_async, options = _resolve(task, options)
+    options = with_path(options.over(defaults))
+    return _Callee(task, name, target, Lane.ASYNC if is_async else Lane.SYNC, options, parents(options))
 
 
 def _resolve(task: str | Callable[..., Any], options: JobOptions) -> tuple[str, bytes | None, bool, JobOptions]:

@@ -572,7 +572,8 @@ class BoundOptions:
 
     async def map(self, fn: Callable[[Any], R], items: Iterable[Any]) -> list[JobHandle[R]]:
         """As `Client.map`, with these options."""
-        built = [self._build(fn, (item,), {}) for item in items]
+        config = self._client.config
+        built = calls.build_map(fn, items, self._options, defaults=config.job, max_payload=config.max_payload)
         if not built:
             return []
         stored = await self._client._store(built)

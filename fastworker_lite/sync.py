@@ -309,7 +309,8 @@ class SyncBoundOptions:
 
     def map(self, fn: Callable[[Any], R], items: Iterable[Any]) -> list[SyncJobHandle[R]]:
         """As `Client.map`, with these options."""
-        built = [self._build(fn, (item,), {}) for item in items]
+        config = self._client.config
+        built = calls.build_map(fn, items, self._options, defaults=config.job, max_payload=config.max_payload)
         stored = self._client._store(built) if built else Stored([])
         return [SyncJobHandle(self._client, one, created=one not in stored.existing) for one in stored.ids]
 
