@@ -76,11 +76,10 @@ def with_overrides(config: Config, **given: object) -> Config:
 def database_path(flag: str | None, config: Config) -> str:
     """The absolute path of the database: *flag*, else $FWL_DB, else the configuration's, else one for this user.
 
-    A folder that has to exist for a default is created, for this user alone. Raises `ConfigError`.
+    The folder of a default is created, for this user alone, also where the default is named. Raises `ConfigError`.
     """
-    path = _named_database(flag, config)
-    if path is None:
-        path = _default_database(config)
+    path = expected_database(flag, config)
+    if path == _default_database(config):
         make_private_folders(os.path.dirname(path))
     return path
 
@@ -160,8 +159,29 @@ def read_pyproject(path: str) -> Source | None:
 
 
 def _config(source: Source) -> Config:
-    settings = {key: parse_setting(_where(source, key), key, value) for key, value in source.table.items()}
-    return Config(**settings, path=source.path)
+    return Config(**{key: _setting(source, key, value) for key, value in source.table.items()}, path=source.path)
+
+
+def _setting(source: Source, key: str, value: object) -> Any:
+    try:
+        return parse_setting("", key, value)
+    except ConfigError as error:
+        raise ConfigError(f"{_where(source, key, _faulty(key, value))}{error}") from None
+
+
+def _faulty(key: str, table: object) -> str | None:
+    """The setting of a table that is wrong by itself, None where it is the whole."""
+    if not isinstance(table, dict) or not _is_right(key, {}):
+        return None
+    return next((inner for inner, value in table.items() if not _is_right(key, {inner: value})), None)
+
+
+def _is_right(key: str, value: object) -> bool:
+    try:
+        parse_setting("", key, value)
+    except ConfigError:
+        return False
+    return True
 
 
 def _read(path: str) -> str:
@@ -196,9 +216,9 @@ def _toml(path: str, text: str) -> dict[str, Any]:
         raise ConfigError(f"{short_name(path)}{f':{line}' if line else ''}: not TOML: {what}") from None
 
 
-def _where(source: Source, key: str) -> str:
+def _where(source: Source, key: str, inner: str | None) -> str:
     """`fastworker.toml:7: `, without the line when the key is written in an unusual way."""
-    line = line_of(source, key)
+    line = line_of(source, key, inner)
     return f"{short_name(source.path)}{'' if line is None else f':{line}'}: "
 
 

@@ -97,15 +97,27 @@ def test_listeners_stand_in_the_file_with_what_they_want():
 
 @pytest.mark.parametrize(
     "text",
-    ["queue = 1", "[queue]\nio = 1", "[queue.io]\nworkers = 0", "[queue.io]\nrate = '5'", "[queue.io]\nmax_lenght = 5",
-     "listener = 1", "[listener]\napp = 1", "[listener.app]\ntask = 'x'", "[listener.app]\naddress = '/s'\non = ['z']",
-     "[listener.app]\naddress = '/s'\ntaks = 'x'", "[keep]\nsucceded = '1d'", "[keep]\njobs = 0", "[job]\nretires = 1",
-     "[job]\ntimeout = 'soon'", "[hooks]\nping = 'x'"],
+    ["queue = 1", "[queue.io]\nworkers = 0", "[queue.io]\nrate = '5'", "[queue.io]\nmax_lenght = 5",
+     "listener = 1", "[listener.app]\ntask = 'x'", "[listener.app]\naddress = '/s'\non = ['z']",
+     "[listener.app]\naddress = '/s'\ntaks = 'x'"],
 )  # fmt: skip
 def test_a_broken_table_is_refused_with_the_file_and_the_line(text):
     write("\n" + text)
 
     with pytest.raises(ConfigError, match=r"fastworker\.toml:2: "):
+        load()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[queue]\nio = 1", "[listener]\napp = 1", "[keep]\nsucceded = '1d'", "[keep]\njobs = 0", "[job]\nretires = 1",
+     "[job]\ntimeout = 'soon'", "[hooks]\nping = 'x'", "[tool.fastworker.hooks]\ndesktop = 1"],
+)  # fmt: skip
+def test_a_broken_setting_of_a_table_is_refused_with_its_own_line(text):
+    file = "pyproject.toml" if text.startswith("[tool") else "fastworker.toml"
+    write("\n" + text, file)
+
+    with pytest.raises(ConfigError, match=rf"{file}:3: "):
         load()
 
 

@@ -124,6 +124,9 @@ def completion(
     fwl completion bash
     fwl completion zsh
     fwl completion fish > ~/.config/fish/completions/fwl.fish
+
+    For bash put this line into ~/.bashrc: source <(fwl completion bash). For zsh put the same, with zsh, into ~/.zshrc,
+    after compinit.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     if shell not in SCRIPTS:

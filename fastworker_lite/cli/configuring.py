@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, NamedTuple
 
@@ -17,7 +17,7 @@ import typer
 from .. import config as configuration
 from ..config import Source
 from ..errors import ConfigError
-from ..rules import parse_setting
+from ..rules import RULES, parse_setting
 from ..settings import Config, CronSetting, ListenerSetting, QueueSetting
 from . import render
 from .problems import CONFIG, NOT_FOUND, CommandError
@@ -50,20 +50,33 @@ class Fault(NamedTuple):
     text: str
 
 
-def group(context: typer.Context) -> None:
-    """The settings that apply, where they come from, and what is wrong with them."""
+def group(context: typer.Context) -> int:
+    """The settings that apply, where they come from, and what is wrong with them. Without a command: fwl config show.
+
+    fwl config show
+    fwl config check
+
+    They are changed in fastworker.toml: fwl help settings
+    """
+    return show(context) if context.invoked_subcommand is None else 0
 
 
 def show(
     context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Only this one, or those of this table: workers, hooks.")
+    ] = None,
     sources: Annotated[bool, typer.Option("--sources", help="Say where each value comes from.")] = False,
 ) -> int:
     """Print every setting with its value, as TOML.
 
     fwl config show --sources
+    fwl config show hooks
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     settings = list(_settings(session))
+    if name is not None:
+        settings = _named(settings, name)
     if session.is_json:
         listed = [one._asdict() | {"value": _plain(one.value)} for one in settings]
         session.put_json("fwl.config/1", file=session.config.path, settings=listed)
@@ -72,6 +85,17 @@ def show(
         value = f"# {one.name}: {_UNSET.get(one.name, 'not set')}" if one.value is None else _line(one)
         print(render.clean(value) + (f"  # {render.clean(one.where)}" if sources else ""))
     return 0
+
+
+def _named(settings: Sequence[Setting], name: str) -> list[Setting]:
+    found = [one for one in settings if one.name == name or one.name.startswith(f"{name}.")]
+    if not found and name not in RULES:
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, [*RULES, *(one.name for one in settings)], n=1)
+        meant = f' Did you mean "{close[0]}"?' if close else ""
+        raise CommandError(f'there is no setting "{name}".{meant}', NOT_FOUND, "See them all: fwl config show")
+    return found
 
 
 def path(context: typer.Context) -> int:
@@ -233,7 +257,7 @@ def _faults(source: Source) -> Iterator[Fault]:
         try:
             good[key] = parse_setting("", key, value)
         except ConfigError as error:
-            inner = list(_inner_faults(source, key, value)) if isinstance(value, dict) else []
+            inner = list(_inner_faults(source, key, value)) if isinstance(value, dict) and key in RULES else []
             yield from inner or [Fault(configuration.line_of(source, key), key, str(error))]
     yield from _schedule_faults(Config(**good, path=source.path))
 

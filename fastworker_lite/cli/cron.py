@@ -20,6 +20,8 @@ from .session import Session, live_runners
 if TYPE_CHECKING:
     from ..schedules import Status
 
+NONE = "no schedules. How one is made: fwl help schedules"
+
 
 def without_command(context: typer.Context) -> int:
     """Jobs by the clock: [cron.NAME] in fastworker.toml, @task(cron="0 9 * * MON"), or client.schedule(...).
@@ -28,6 +30,8 @@ def without_command(context: typer.Context) -> int:
     fwl cron next nightly-backup -n 5
     fwl cron check
     crontab -l | fwl cron import >> fastworker.toml
+
+    How one is written: fwl help schedules
     """
     return 0 if context.invoked_subcommand is not None else list_schedules(context)
 
@@ -56,10 +60,21 @@ def list_schedules(context: typer.Context) -> int:
         if not is_served:
             session.chat("warning: no worker is running; schedules fire only with fwl worker, or fwl drain")
     else:
-        session.say(
-            "no schedules. Declare one: [cron.NAME] in fastworker.toml, @task(cron=...), or client.schedule(...)"
-        )
+        session.say(NONE)
+    if not session.is_json:
+        say_problems(session)
     return 0
+
+
+def say_problems(session: Session) -> None:
+    """Say that there are schedules in the file which are not what they must be, for they are shown nowhere."""
+    from .. import declarations
+
+    count = len({problem.name for problem in declarations.read_config(session.config)[1]})
+    if count:
+        session.say(
+            f"{count} more in fastworker.toml cannot be; what is wrong with {'it' if count == 1 else 'them'}: fwl cron check"
+        )
 
 
 def _row(one: Status, jobs: dict[int, Job], now: float) -> list[str]:

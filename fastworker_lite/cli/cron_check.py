@@ -51,6 +51,8 @@ def check(context: typer.Context) -> int:
         print(f"{len(told)} problem{'' if len(told) == 1 else 's'} in {schedules}")
         return CONFIG
     print(f"{schedules}, no problems")
+    if not count:
+        session.chat("how one is made: fwl help schedules")
     return 0
 
 

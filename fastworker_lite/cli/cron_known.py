@@ -41,7 +41,8 @@ def find(session: Session, connection: Connection, name: str) -> Status:
     for one in everybody:
         if one.name == name:
             return one
-    raise CommandError(f'no schedule "{name}". Schedules: {names_of(everybody)}', NOT_FOUND)
+    hint = None if everybody else "How one is made: fwl help schedules"
+    raise CommandError(f'no schedule "{name}". Schedules: {names_of(everybody)}', NOT_FOUND, hint)
 
 
 def names_of(found: list[Status]) -> str:

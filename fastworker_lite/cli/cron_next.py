@@ -73,6 +73,12 @@ def next_ticks(
     found.sort()
     if what is None and span is None:
         found = found[: count or 20]
+    if not (found or everybody or what is not None or session.is_json):
+        from .cron import NONE, say_problems
+
+        session.say(NONE)
+        say_problems(session)
+        return 0
     _put(session, found, is_expression=what is not None and not is_known, is_within=span is not None)
     if what is not None and not is_known:
         _explain(session, chosen[what])

@@ -19,8 +19,13 @@ from .problems import DATA, NOT_FOUND, REFUSED, CommandError, usage
 from .session import Session
 
 
-def group(context: typer.Context) -> None:
-    """Where the database is, whether it is whole, and a copy of it."""
+def group(context: typer.Context) -> int:
+    """Where the database is, whether it is whole, and a copy of it. Without a command: fwl db path.
+
+    fwl db check
+    fwl db backup jobs-$(date +%F).db
+    """
+    return path(context) if context.invoked_subcommand is None else 0
 
 
 def path(context: typer.Context) -> int:
@@ -64,7 +69,8 @@ def backup(
     """Copy the database into a new file, as it is at one moment; workers go on meanwhile.
 
     The copy is a database like this one: fwl --db FILE status. The output of jobs is in files beside the database, and
-    stays there.
+    stays there. To go back to it, stop what works on the database (fwl stop), and put the copy in its place, without the
+    files DATABASE-wal and DATABASE-shm.
 
     fwl db backup jobs-$(date +%F).db
     """

@@ -6,6 +6,7 @@ Runs in: the command line.
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from .commands import COMMANDS, HEADINGS, entries_in
 from .parsing import GLOBAL, path_of
 from .problems import usage
 from .session import Session
-from .topics import TOPICS
+from .topics import TOPICS, find
 
 #: The options of commands that have many, by what they are about. What stands nowhere comes first.
 _ABOUT = {
@@ -42,11 +43,14 @@ def help_(
 
     fwl help submit
     fwl help cron next
-    fwl help exit-codes
+    fwl help hooks
     """
     name = " ".join(words or [])
-    if name in TOPICS:
-        print(TOPICS[name].strip())
+    if name == "topics":
+        print(_topics())
+        return 0
+    if name not in COMMANDS and (topic := find(name)) is not None:
+        print(TOPICS[topic].strip())
         return 0
     if name and name not in COMMANDS:
         close = get_close_matches(name, [*entries_in(""), *COMMANDS, *TOPICS], n=1)
@@ -90,7 +94,13 @@ def format_group(group: Any, context: Any, formatter: Any) -> None:
             formatter.write_dl(rows, col_max=24)
     if not path:
         formatter.write_paragraph()
-        formatter.write_text(f"\b\nTopics: fwl help {' | '.join(TOPICS)}")
+        formatter.write_text(f"\b\n{_topics()}")
+
+
+def _topics() -> str:
+    return textwrap.fill(
+        f"Topics: fwl help {' | '.join(TOPICS)}", 78, subsequent_indent=" " * 17, break_on_hyphens=False
+    )
 
 
 def options_of(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:

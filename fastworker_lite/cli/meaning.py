@@ -12,6 +12,7 @@ from typing import Any
 
 from .commands import COMMANDS, entries_in
 from .problems import CommandError, usage
+from .topics import find
 
 #: What people type who come from other job runners; `{}` is what they named.
 _MEANT = {
@@ -48,7 +49,55 @@ _MEANT = {
     "delete": "rm {}",
     "remove": "rm {}",
     "manual": "man {}",
+    "watch": "top {}",
+    "notifications": "notify test",
+    "settings": "config show {}",
+    "upgrade": "db migrate",
+    "backup": "db backup {}",
+    "config get": "config show {}",
+    "config list": "config show {}",
+    "config init": "init {}",
+    "config validate": "config check {}",
+    "cron show": "cron history {}",
+    "cron status": "cron list",
+    "cron enable": "cron resume {}",
+    "cron disable": "cron pause {}",
+    "cron start": "cron run {}",
+    "cron trigger": "cron run {}",
+    "db upgrade": "db migrate",
+    "db copy": "db backup {}",
+    "db dump": "db backup {}",
+    "db info": "doctor",
+    "listeners list": "listeners",
+    "listeners show": "listeners",
+    "listeners test": "notify test",
+    "notify list": "listeners",
+    "service start": "service install",
+    "service enable": "service install",
+    "service stop": "service uninstall",
+    "service remove": "service uninstall",
+    "service disable": "service uninstall",
 }
+
+#: Where that is done which no command and no option does.
+_ELSEWHERE = {
+    "Schedules stand in fastworker.toml: fwl help schedules": (
+        *("cron add", "cron create", "cron new", "cron set", "cron edit", "cron remove", "cron rm", "cron delete"),
+        *("--cron", "--schedule", "--every", "--daily"),
+    ),
+    "Settings are changed in fastworker.toml: fwl help settings": (
+        *("config set", "config edit", "config add", "config unset", "config reset"),
+    ),
+    "What is run when jobs end stands in fastworker.toml: fwl help hooks": (
+        *("notify add", "notify set", "notify on", "notify remove", "notify desktop"),
+        *("--on-failure", "--on-success", "--hook", "--desktop", "--mail", "--email", "--webhook", "--callback"),
+    ),
+    "Of one command: fwl run --ping URL -- CMD   Of all jobs: fwl help hooks": ("--ping",),
+    "A copy is a database like any other: fwl db backup -h": ("db restore",),
+    "With systemd: journalctl --user -u fastworker": ("service logs", "service log"),
+    "With systemd: systemctl --user restart fastworker": ("service restart",),
+}
+_HINTS = {words: hint for hint, all_words in _ELSEWHERE.items() for words in all_words}
 
 #: Words of the parser's, and ours.
 _OURS = {
@@ -58,7 +107,6 @@ _OURS = {
     "is not a valid int": "is not a whole number",
     "is not a valid float range": "is not a number",
     "is not a valid float": "is not a number",
-    "Got unexpected extra argument(s)": "too many words:",
     "'": '"',
 }
 
@@ -77,15 +125,19 @@ def no_such_command(group: str, words: list[str]) -> CommandError:
     """*words* were typed where a command of *group* was to be named."""
     name, rest = words[0], words[1:]
     known = entries_in(group)
+    full = f"{group} {name}".strip()
+    said = f'no command "{full}".'
+    if full in _HINTS:
+        return usage(said, _HINTS[full])
     close = get_close_matches(name, known, n=1)
-    template = None if group else _MEANT.get(name)
-    if template is not None and template.split()[0] in known:
-        meant = [one for word in template.split() for one in (rest if word == "{}" else [word])]
+    if full in _MEANT:
+        meant = [one for word in _MEANT[full].split() for one in (rest if word == "{}" else [word])]
+    elif not group and (topic := find(name)) is not None:
+        meant = ["help", topic]
     elif close or group:
         meant = [*group.split(), close[0], *rest] if close else []
     else:
         meant = ["submit", "--", name, *rest] if shutil.which(name) else []
-    said = f'no command "{f"{group} {name}".strip()}".'
     if meant:
         return usage(f"{said} Did you mean: fwl {shlex.join(meant)}?")
     return usage(f"{said} Commands: {' '.join(known)}")
@@ -120,10 +172,13 @@ def _no_such_option(error: Any, path: str, hint: str) -> CommandError:
         if one.startswith("-")
     ]
     close = get_close_matches(name, known, n=1)
+    if name in _HINTS:
+        close, hint = [], _HINTS[name]
     meant = f" Did you mean {close[0]}?" if close else ""
     entry = COMMANDS.get(path.partition(" ")[2])
     if entry is not None and entry.is_before_words:
-        return usage(f"unknown option {name} before the command.{meant}  (Options of CMD go after --)")
+        said = f"unknown option {name} before the command.{meant}  (Options of CMD go after --)"
+        return usage(said, _HINTS.get(name))
     return usage(f"unknown option {name}.{meant}", None if close else hint)
 
 
@@ -155,6 +210,8 @@ def _sentence(text: str | None) -> str:
 def _plain(text: str) -> str:
     """A message of the parser's in our words: `"x" is not a whole number`."""
     line = str(text).rstrip(".")
+    if line.startswith("Got unexpected extra argument"):
+        return f"too many words: {line.partition(' (')[2].removesuffix(')')}"
     for theirs, ours in _OURS.items():
         line = line.replace(theirs, ours)
     return line[:1].lower() + line[1:]

@@ -14,6 +14,7 @@ import typer
 from . import render
 from .problems import FAILED, CommandError
 from .session import Session
+from .values import check_address
 
 if TYPE_CHECKING:
     from ..store.outbox import Message
@@ -26,6 +27,8 @@ def group(context: typer.Context) -> int:
     """Try whether the ends of jobs are told.
 
     fwl notify test
+
+    Who is told, and how: fwl help hooks
     """
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -45,6 +48,8 @@ def test(
     fwl notify test
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
+    if target is not None:
+        check_address("ADDRESS", target)
     problems = _tell_listener(target) if target is not None else _run_hooks(session)
     for problem in problems:
         render.say(f"error: {render.clean(problem)}")
@@ -69,7 +74,7 @@ def _tell_listener(address: str) -> list[str]:
     except TimeoutError:
         return [f"{path}: it was told, and has not answered within {PATIENCE:g} s"]
     except OSError as error:
-        return [f"{path}: {error.strerror or error}"]
+        return [f"nobody listens at {path}: {error.strerror or error}"]
     return [] if answer == f"ok {event_id}" else [f"{path}: it answered {answer!r}, where ok {event_id} was due"]
 
 
@@ -80,7 +85,7 @@ def _run_hooks(session: Session) -> list[str]:
     from ..hooks import try_hooks
 
     if not session.config.hooks.is_wanted:
-        raise CommandError("there are no hooks in the configuration", FAILED, "See [hooks] in fastworker.toml.example")
+        raise CommandError("there are no hooks in the configuration", FAILED, "How they are made: fwl help hooks")
     return asyncio.run(try_hooks(session.config.hooks, session.database, _sample()))
 
 

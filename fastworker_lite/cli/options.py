@@ -25,9 +25,21 @@ RetryOnTimeout = Annotated[bool, typer.Option("--retry-on-timeout", help="Try ag
 Grace = Annotated[
     str | None, typer.Option("--grace", metavar="DUR", help="From being told to end (TERM) to being ended (KILL).")
 ]
+
+
+def _check_notify(address: str | None) -> str | None:
+    if address is not None:
+        from .values import check_address
+
+        check_address("--notify", address)
+    return address
+
+
 Notify = Annotated[
     str | None,
-    typer.Option("--notify", metavar="ADDRESS", help="Tell whoever listens at this socket how it ended."),
+    typer.Option(
+        "--notify", metavar="ADDRESS", callback=_check_notify, help="Tell whoever listens at this socket how it ended."
+    ),
 ]
 Expires = Annotated[
     str | None, typer.Option("--expires", metavar="DUR", help="Do not start it after this time: it ends as expired.")

@@ -22,6 +22,7 @@ from ..store.connection import Connection
 from . import options, render
 from .problems import NOT_FOUND, CommandError, usage
 from .session import Session
+from .values import check_address
 
 On = Annotated[
     list[str] | None,
@@ -121,7 +122,9 @@ def _put_listeners(session: Session, connection: Connection) -> int:
         keys = ("name", "task", "on", "waiting", "dead", "state", "address")
         render.put_columns(header, [[_shown(row[key]) for key in keys] for row in rows])
     else:
-        session.say("no listeners. Register one: fwl listeners add NAME unix:///path.sock   Or: fwl listen")
+        session.say(
+            "no listeners. Register one: fwl listeners add NAME unix:///path.sock   Or: fwl listen   Or: fwl help hooks"
+        )
     return 0
 
 
@@ -183,8 +186,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="As fwl listeners show
 
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="unix:///path.sock")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Where it listens: unix:///path.sock.")],
     task: Glob = "*",
     on: On = None,
     queue: options.Queue = None,
@@ -194,6 +197,7 @@ def add(
     fwl listeners add app unix:///run/app.sock --task 'resize*'
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
+    check_address("ADDRESS", address)
     listener = registration.new_listener(address, task, queue, on or listeners.ENDS, name)
     with session.open() as connection:
         registration.register_listener(connection, listener)
@@ -202,7 +206,10 @@ def add(
 
 
 def remove(context: typer.Context, name: Name) -> int:
-    """Forget a listener, and what waits for it."""
+    """Forget a listener, and what waits for it.
+
+    fwl listeners remove app
+    """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     with session.open() as connection:
         _require(connection.write(listeners.unregister, name), connection, name)
@@ -211,12 +218,18 @@ def remove(context: typer.Context, name: Name) -> int:
 
 
 def pause(context: typer.Context, name: Name) -> int:
-    """Have what a listener would be told wait."""
+    """Have what a listener would be told wait.
+
+    fwl listeners pause app
+    """
     return _set_paused(context, name, True)
 
 
 def resume(context: typer.Context, name: Name) -> int:
-    """Tell a paused listener what has waited, and go on."""
+    """Tell a paused listener what has waited, and go on.
+
+    fwl listeners resume app
+    """
     return _set_paused(context, name, False)
 
 
@@ -231,7 +244,10 @@ def _set_paused(context: typer.Context, name: str, is_paused: bool) -> int:
 
 
 def redeliver(context: typer.Context, name: Name) -> int:
-    """Try again what was given up."""
+    """Try again what was given up.
+
+    fwl listeners redeliver app
+    """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     with session.open() as connection:
         known = {one.name: one.address for one in connection.read(listeners.everybody)}
@@ -282,7 +298,13 @@ def events(
         from ..events import follow_events
 
         first = since if since is not None or is_followed else 0
+        is_empty = True
+        if is_followed:
+            session.chat("what happens from now on; Ctrl-C ends it")
         for event in follow_events(connection, since=first, name=name, is_followed=is_followed):
             if event is not None:
+                is_empty = False
                 render.put_json(event)
+        if is_empty and first == 0:
+            session.say("nothing has happened yet. Try: fwl submit -- echo hello   To see it happen: fwl events -f")
     return 0

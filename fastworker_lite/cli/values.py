@@ -21,6 +21,15 @@ from .problems import usage
 _CLOCK = r"(\d{1,2}):(\d{2})(?::(\d{2}))?"
 
 
+def check_address(option: str, text: str) -> None:
+    """Refuse what is meant as another way of being told: as the name of a socket, it would be one that nobody listens at."""
+    if "/" not in text or text.startswith(("http://", "https://", "mailto:")):
+        raise usage(
+            f'{option}: "{text}" is not the address of a socket, such as unix:///run/app.sock or ./app.sock',
+            "Commands, pings and notices on the desktop: fwl help hooks",
+        )
+
+
 def parse_duration(option: str, text: str | None) -> float | None:
     """Seconds of `90s`, `5m`, `1h30m` or `2d`. A bare number is refused: nobody remembers its unit."""
     if text is None:

@@ -57,7 +57,7 @@ def workers(context: typer.Context) -> int:
     elif present.runners or present.workers:
         _put_table(present, doing)
     else:
-        session.chat("no runner serves this file. Start one: fwl worker")
+        session.say("no runner serves this file. Start one: fwl worker")
     if present.stale:
         session.chat(f"{present.stale} stale {'row' if present.stale == 1 else 'rows'}; see fwl doctor")
     return 0
