@@ -73,7 +73,8 @@ class _Launch(popen_spawn_posix.Popen):
         try:
             # tracker_fd=None: the child starts a resource tracker of its own if a task ever needs one.
             command = spawn.get_command_line(tracker_fd=None, pipe_handle=child_reads)
-            self.pid = util.spawnv_passfds(_executable(), command, [child_reads, *process_obj.descriptors])
+            with _without_interrupts():
+                self.pid = util.spawnv_passfds(_executable(), command, [child_reads, *process_obj.descriptors])
             self.writes = parent_writes
             with open(parent_writes, "wb", closefd=False) as file:
                 file.write(data)
@@ -92,6 +93,16 @@ class _Launch(popen_spawn_posix.Popen):
         finally:
             set_spawning_popen(None)
         return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is started inside has Ctrl-C wait until it unblocks it: while Python starts, it would end it with a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _executable() -> bytes:

@@ -51,6 +51,7 @@ def main(setup: WorkerSetup) -> None:
     os.setsid()  # what it has started is known by its session, whoever ends it and when
     # A handler, where SIG_IGN would be inherited by commands: Ctrl-C in the runner's terminal is for the runner.
     signal.signal(signal.SIGINT, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     _redirect(setup.output)
     faulthandler.enable()
     try:

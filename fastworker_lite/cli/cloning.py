@@ -55,7 +55,7 @@ def clone(
     with session.open() as connection:
         job_id = select_one(connection, job, "clone")
         if given.queue is not None and not new_queue:
-            check_queues(connection, {given.queue})
+            check_queues(connection, {given.queue} - session.declared_queues)
         original = connection.read(changing.copy, job_id)
         if original is None:
             raise CommandError(f"job {job_id} was given the results of others; submit it anew with them", REFUSED)

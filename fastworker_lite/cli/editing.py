@@ -63,7 +63,7 @@ def edit(
         if not changes:
             raise usage("what is to change? Give --priority, --queue, --in, ... or -- CMD [ARG...]", "See: fwl edit -h")
         if given.queue is not None and not new_queue:
-            check_queues(connection, {given.queue})
+            check_queues(connection, {given.queue} - session.declared_queues)
         before = connection.read(queries.get, job_id)
         waker = Waker()
         try:

@@ -119,7 +119,7 @@ def prepare(
     )
     with session.open() as connection:
         if queues and not makes_queues:
-            check_queues(connection, set(queues))
+            check_queues(connection, set(queues) - session.declared_queues)
     if (program := interpreters.chosen(config)) is None:
         _import_tasks(config, is_from_file=not tasks)
     else:

@@ -83,6 +83,14 @@ class Session:
             raise CommandError(str(error), CONFIG) from error
 
     @property
+    def declared_queues(self) -> set[str]:
+        """The queues that the settings name, which a runner makes when it starts."""
+        return {one.name for one in self.config.queue} | {
+            *(self.config.queues or ()),
+            *filter(None, [self.config.job.queue]),
+        }
+
+    @property
     def is_usual_database(self) -> bool:
         """Whether it is this user's own, which does not depend on the folder or the environment."""
         is_named = self.database_flag is not None or bool(os.environ.get("FWL_DB"))

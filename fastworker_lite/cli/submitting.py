@@ -210,9 +210,9 @@ def parse_ids(words: Sequence[str] | None) -> list[str] | None:
 
 
 def check_own_queues(session: Session, connection: Connection, jobs: Sequence[NewJob]) -> None:
-    """As `check_queues`, for these jobs; the queue that the configuration names needs nobody to have made it."""
+    """As `check_queues`, for these jobs; a queue that the configuration names needs nobody to have made it."""
     named = {job.options.queue for job in jobs if job.options.queue is not None}
-    check_queues(connection, named - {session.config.job.queue or DEFAULT_QUEUE})
+    check_queues(connection, named - session.declared_queues)
 
 
 #: What --clean-env keeps: what login would set.

@@ -51,7 +51,7 @@ Locks and limits
                         add none while one with this key waits or runs
   fwl submit --concurrency 2 --rate 100/h -- fetch.sh
                         so many of a program at a time, so many begun in a span
-  fwl queue set io --workers 2 --rate 10/m --new-queue
+  fwl queue set io --workers 2 --rate 10/m
                         the same for all jobs of a queue
 
 A lock is of the database: jobs of other databases do not see it. It is free
