@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -62,7 +63,7 @@ ELSEWHERE = {
 #: What has to be done first.
 BEFORE = {"fwl service status": "fwl service install"}
 #: They go on until they are told to stop, or until a worker comes.
-ENDLESS = re.compile(r"fwl (worker|listen\b(?!ers)|.* (-f)\b|wait|cron run .*--wait|config follow)")
+ENDLESS = re.compile(r"fwl (worker|listen\b(?!ers)|.* (-f)\b|wait|cron run .*--wait)")
 
 
 def typed_in_help() -> Iterator[str]:
@@ -155,3 +156,42 @@ def test_what_help_says_to_type_works(typed: dict[str, Future[tuple[int | None, 
 
     assert "Traceback" not in said
     assert code in ((None, 0) if ENDLESS.match(line) else (ELSEWHERE.get(line, 0),)), said
+
+
+# ---- what messages say to type
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """Each text in the code, with an x where a value is filled in."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "x" for part in child.values)
+        elif isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield child.value
+        else:
+            yield from texts(child)
+
+
+#: Words that follow `fwl` in sentences about it, where the command is filled in, and in the scripts for shells.
+PROSE = {"reads", "runs", "itself", "and", "is", "x", "x?", "found", "fi"}
+#: A command up to where the words of another program, another sentence, or another command begin.
+TYPED = re.compile(r"\bfwl ((?:--db \S+ )?[a-z][a-z-]*\b.*?)(?= -- |\. | {3}|[`\n:;|()]|,? fwl |$)")
+
+
+def named_in_messages() -> Iterator[tuple[str, list[str]]]:
+    for file in sorted((ROOT / "fastworker_lite").rglob("*.py")):
+        for text in texts(ast.parse(file.read_text())):
+            for found in TYPED.finditer(re.sub(r"\n *", " ", text)):
+                yield file.name, [word.strip(".,'\"") for word in re.sub("--db \\S+ ", "", found[1]).split()]
+
+
+def test_every_command_and_option_that_a_message_names_exists() -> None:
+    seen = set()
+    for file, words in named_in_messages():
+        if words[0] not in PROSE:
+            assert words[0] in COMMANDS, (file, words)
+            path = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+            known = {flag for option in parsing.load(path).params for flag in option.opts}
+            assert {word for word in words if re.fullmatch(r"--[a-z-]+", word)} <= known, (file, words)
+            seen.add(path)
+    assert len(seen) > 30
