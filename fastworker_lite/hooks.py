@@ -3,7 +3,7 @@
 What is to be told waits in the outbox, as for any listener, under an address that no socket can have. A hook that fails
 is logged, and fails nothing else.
 
-Runs in: the runner's process that leads, on the scheduler's thread.
+Runs in: the runner's process that leads, on the scheduler's thread; `fwl run`, for the job that it runs itself.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import os
 import shutil
 import sqlite3
 import sys
+from typing import NamedTuple
 
 from . import pings
 from .errors import FastWorkerError
 from .paths import SidePaths
 from .settings import Hooks
-from .store import events, outbox
+from .store import events, listeners, outbox
 from .store.bridge import AsyncConnection
+from .store.connection import Connection
 from .store.outbox import Message
 from .watches import FileWatch
 
@@ -89,29 +91,11 @@ class HookRunner:
             await self._news.wait()
 
     async def _run_all(self, message: Message) -> None:
-        for argv in await self._commands(message):
-            await self._run(argv, message)
-        if self.settings.ping:
-            await self._ping(str(await self._connection.read(_exit_status, message)), message.job)
+        for problem in await run_all(self.settings, self._paths, await self._connection.read(_ended, message)):
+            log.warning("%s", problem)
 
-    async def _commands(self, message: Message) -> list[tuple[str, ...]]:
-        found: list[tuple[str, ...]] = []
-        if message.state == "succeeded":
-            found += [self.settings.on_success] if self.settings.on_success else []
-            had_failed: bool = await self._connection.read(_had_failed, message)
-            found += [self.settings.on_recovered] if self.settings.on_recovered and had_failed else []
-        elif message.state == "failed":
-            found += [self.settings.on_failure] if self.settings.on_failure else []
-            notice = desktop_notice(f"job {message.job} failed", f"{message.task}: {message.reason or message.error}")
-            found += [notice] if self.settings.desktop and notice else []
-        return found
-
-    async def _run(self, argv: tuple[str, ...], message: Message) -> None:
-        if problem := await run_command(argv, message, self._paths, self.settings.timeout):
-            log.warning("the hook of job %d: %s", message.job, problem)
-
-    async def _ping(self, what: str, job: int) -> None:
-        if problem := await ping(self.settings, what):
+    async def _ping_start(self, job: int) -> None:
+        if problem := await ping(self.settings, "start"):
             log.warning("the ping of job %d: %s", job, problem)
 
     async def _ping_starts(self) -> None:
@@ -130,7 +114,7 @@ class HookRunner:
                 for event in page:
                     offset = event.offset
                     if event.event == "started":
-                        await self._ping("start", event.job)
+                        await self._ping_start(event.job)
                 if not page:
                     await happened.wait()
         except FastWorkerError as error:
@@ -142,19 +126,71 @@ class HookRunner:
                 await self._connection.write(events.unfollow, NAME)
 
 
-async def run_command(argv: tuple[str, ...], message: Message, paths: SidePaths, seconds: float) -> str | None:
-    """Run one hook to its end, or to the end of its time. Returns what went wrong."""
+class Ended(NamedTuple):
+    """What hooks need to know of a job that has ended."""
+
+    message: Message
+    had_failed: bool
+    #: Whether the last job of the same task before this one failed.
+    exit_status: int
+    #: A command's; 0 and 1 for everything else.
+
+
+def run_for(hooks: Hooks, connection: Connection, job: int) -> list[str]:
+    """Run what is configured for a job that ran in this process, where no runner does. Returns what went wrong."""
+    problems = []
+    for message in connection.read(outbox.pending, ADDRESS, 0, 1000):
+        if message.job == job:
+            problems += asyncio.run(run_all(hooks, connection.paths, connection.read(_ended, message)))
+            connection.write(outbox.remove, [message.id])
+    return problems
+
+
+def register(sql: sqlite3.Connection, now: float) -> None:
+    """Have the hooks told of every end from now on."""
+    listeners.register(sql, NAME, ADDRESS, "*", None, listeners.ENDS, None, now)
+
+
+async def run_all(hooks: Hooks, paths: SidePaths, ended: Ended) -> list[str]:
+    """Run what is configured for an ended job, one after another. Returns what went wrong."""
+    found, job = [], ended.message.job
+    for argv in _commands(hooks, ended):
+        if problem := await run_command(argv, ended.message, paths, hooks.timeout):
+            found.append(f"the hook of job {job}: {problem}")
+    if hooks.ping and (problem := await ping(hooks, str(ended.exit_status))):
+        found.append(f"the ping of job {job}: {problem}")
+    return found
+
+
+def _commands(hooks: Hooks, ended: Ended) -> list[tuple[str, ...]]:
+    message = ended.message
+    if message.state == "succeeded":
+        wanted = [hooks.on_success, hooks.on_recovered if ended.had_failed else ()]
+    elif message.state == "failed":
+        text = f"{message.task}: {message.reason or message.error}"
+        notice = desktop_notice(f"job {message.job} failed", text) if hooks.desktop else None
+        wanted = [hooks.on_failure, notice or ()]
+    else:
+        wanted = []
+    return [argv for argv in wanted if argv]
+
+
+async def run_command(
+    argv: tuple[str, ...], message: Message, paths: SidePaths, seconds: float, *, is_shown: bool = False
+) -> str | None:
+    """Run one hook to its end, or to the end of its time. Returns what went wrong; *is_shown*: what it prints, on stderr."""
+    printed = 2 if is_shown else asyncio.subprocess.DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
             env=os.environ | _variables(message, paths),
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
             start_new_session=True,
         )
     except OSError as error:
-        return f"{argv[0]} did not start: {error}"
+        return f"{argv[0]} did not start: {error.strerror or error}"
     try:
         async with asyncio.timeout(seconds):
             await process.communicate(json.dumps(as_dict(message)).encode() + b"\n")
@@ -191,7 +227,7 @@ async def try_hooks(hooks: Hooks, database: str, sample: Message) -> list[str]:
     paths = SidePaths.of(database)
     notice = desktop_notice("fwl notify test", "This is how a failed job would be shown.") if hooks.desktop else None
     commands = [hooks.on_success, hooks.on_failure, hooks.on_recovered, notice or ()]
-    problems = [await run_command(argv, sample, paths, hooks.timeout) for argv in commands if argv]
+    problems = [await run_command(argv, sample, paths, hooks.timeout, is_shown=True) for argv in commands if argv]
     if hooks.desktop and notice is None:
         problems.append("desktop: there is no notify-send on PATH")
     if hooks.ping:
@@ -220,6 +256,10 @@ def desktop_notice(title: str, text: str) -> tuple[str, ...] | None:
         return ("osascript", "-e", script)
     program = shutil.which("notify-send")
     return (program, "--", title, text) if program else None
+
+
+def _ended(sql: sqlite3.Connection, message: Message) -> Ended:
+    return Ended(message, _had_failed(sql, message), _exit_status(sql, message))
 
 
 def _exit_status(sql: sqlite3.Connection, message: Message) -> int:

@@ -16,5 +16,7 @@ def post(url: str, what: str, seconds: float, body: bytes = b"") -> str | None:
         with urllib.request.urlopen(request, timeout=seconds) as answer:
             answer.read(1)
     except (OSError, ValueError) as error:
-        return f"{address}: {error}"
+        inner = getattr(error, "reason", None)  # urlopen wraps what a socket says
+        reason = inner if isinstance(inner, OSError) else error
+        return f"{address}: {getattr(reason, 'strerror', None) or reason}"
     return None

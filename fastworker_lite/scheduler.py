@@ -519,10 +519,7 @@ class Scheduler:
             await self._hooks.close()
             self._hooks = None
         if config.hooks.is_wanted:
-            ends = listeners.ENDS
-            await self._connection.write(
-                listeners.register, hooks.NAME, hooks.ADDRESS, "*", None, ends, None, self._clock()
-            )
+            await self._connection.write(hooks.register, self._clock())
             if self._hooks is None:
                 self._hooks = HookRunner(config.hooks, self._connection, self._paths, self._lease.name)
                 self._hooks.start()

@@ -194,6 +194,33 @@ def test_the_example_of_the_help_on_schedules_is_right(fwl: Fwl, tmp_path: Path)
     assert fwl("cron", "list", "-q").stdout == "nightly\n"
 
 
+def test_run_without_a_worker_runs_the_hooks_once_and_keeps_the_code_of_its_job(fwl: Fwl, tmp_path: Path) -> None:
+    settings(
+        tmp_path,
+        """[hooks]
+on_success = ["sh", "-c", "echo $FWL_JOB_ID good >> told"]
+on_failure = ["sh", "-c", "echo $FWL_JOB_ID bad >> told; exit 4"]
+on_recovered = ["sh", "-c", "echo $FWL_JOB_ID again >> told"]
+""",
+    )
+
+    fwl("run", "--", "true")
+    assert "the hook of job 2: sh ended with 4" in fwl("run", "--", "sh", "-c", "exit 3", code=3).stderr
+    fwl("run", "--", "sh", "-c", "true")
+    fwl("drain")
+
+    assert (tmp_path / "told").read_text() == "1 good\n2 bad\n3 good\n3 again\n"
+
+
+def test_a_hook_that_is_tried_shows_what_it_says(fwl: Fwl, tmp_path: Path) -> None:
+    settings(tmp_path, '[hooks]\non_failure = ["sh", "-c", "echo no such chat >&2; exit 4"]\non_success = ["nosuch"]\n')
+
+    said = fwl("notify", "test", code=1).stderr
+
+    assert "no such chat\n" in said
+    assert "error: nosuch did not start: No such file or directory\n" in said
+
+
 # ---- Ctrl-C
 
 

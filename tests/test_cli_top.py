@@ -283,6 +283,10 @@ def test_the_keys_are_explained(site: Site) -> None:
         window.until("pause its queue, or resume it", "Any key goes back")
         window.press("q")
         window.until("FAILURES 1")
+        window.press("?")
+        window.until("Any key goes back")
+        window.press("Escape")
+        window.until("FAILURES 1")
 
 
 # ---- what it leaves behind

@@ -152,10 +152,16 @@ def _run(session: Session, connection: Connection, job_id: int, shown: Shown) ->
     job = None
     with Signals() as signals:
         while job is None:  # whoever served the file may be gone a moment later
-            if live_runners(connection):
+            is_served = bool(live_runners(connection))
+            if is_served:
                 job = _watch(connection, job_id, signals, is_shown=shown.is_output)
             else:
                 job = _run_here(session, connection, job_id, signals, shown)
+    if not is_served and session.config.hooks.is_wanted:
+        from .. import hooks
+
+        for problem in hooks.run_for(session.config.hooks, connection, job_id):
+            session.say(render.clean(problem))
     if not shown.is_output and job.state is not State.SUCCEEDED:
         _replay(connection, job)
     code = exit_code(job)[0]
@@ -179,6 +185,10 @@ def _run_here(session: Session, connection: Connection, job_id: int, signals: Si
     from . import abandoned
     from .here import run_here
 
+    if session.config.hooks.is_wanted:
+        from .. import hooks
+
+        connection.write(hooks.register, time.time())
     waker = Waker()
     abandoned.recover(
         session, connection, waker, [job_id]

@@ -29,6 +29,8 @@ _NAMES = {
     b"\x03": "ctrl-c", b"\x1a": "ctrl-z", b"\x1c": "ctrl-c", b"\x04": "q",
 }  # fmt: skip
 _KEY = re.compile(rb"\x1b[\[O][0-9;]*[A-Za-z~]|[^\x1b]")
+#: Seconds within which the rest of what a key sends comes.
+_REST = 0.1
 #: So that less neither ends by itself nor leaves our screen on top of it, whatever LESS says.
 _PAGER = ("-+F", "-+E", "-+e", "-+X")
 
@@ -102,11 +104,11 @@ class Screen:
 
     def wait(self, seconds: float) -> list[str]:
         """The keys that were pressed; none after so long, when the window has another size, or when all is to end."""
-        ready = wait_readable([self._input, self._signals.fileno()], seconds)
+        ready = wait_readable([self._input, self._signals.fileno()], min(seconds, _REST) if self._rest else seconds)
         self._note(self._signals.take())
         if self._input not in ready:
-            self._rest = b""  # an Escape, and nothing that belongs to it
-            return []
+            is_escape, self._rest = self._rest == b"\x1b", b""  # and nothing came that belongs to it
+            return ["escape"] if is_escape else []
         try:
             data = os.read(self._input, 1024)
         except OSError:
