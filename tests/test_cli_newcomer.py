@@ -29,10 +29,10 @@ def variables(folder: Path) -> dict[str, str]:
 def fwl(tmp_path: Path) -> Fwl:
     """`fwl` typed in a new folder, without any variable that names a database."""
 
-    def call(*words: str, code: int = 0) -> Result:
+    def call(*words: str, code: int = 0, **changed: str) -> Result:
         done = subprocess.run(
             [sys.executable, "-m", "fastworker_lite", *words],
-            capture_output=True, text=True, cwd=tmp_path, env=variables(tmp_path), timeout=60, check=False,
+            capture_output=True, text=True, cwd=tmp_path, env=variables(tmp_path) | changed, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
@@ -170,6 +170,11 @@ def test_a_wrong_setting_has_the_same_line_wherever_it_is_said(fwl: Fwl, tmp_pat
     assert "fastworker.toml:2: there is no setting" in fwl("config", "check", code=78).stdout
 
 
+def test_a_file_that_a_variable_names_is_said_to_come_from_there(fwl: Fwl) -> None:
+    assert "FWL_CONFIG" in fwl("status", code=78, FWL_CONFIG="none.toml").stderr
+    assert "FWL_CONFIG" not in fwl("--config", "none.toml", "status", code=78).stderr
+
+
 # ---- being told
 
 
@@ -219,6 +224,20 @@ def test_a_hook_that_is_tried_shows_what_it_says(fwl: Fwl, tmp_path: Path) -> No
 
     assert "no such chat\n" in said
     assert "error: nosuch did not start: No such file or directory\n" in said
+
+
+def test_doctor_finds_hooks_whose_programs_are_not_there(fwl: Fwl, tmp_path: Path) -> None:
+    settings(tmp_path, '[hooks]\non_failure = ["nosuch", "x"]\n')
+    assert 'on_failure wants "nosuch"' in fwl("doctor", code=1).stdout
+    settings(tmp_path, '[hooks]\non_failure = ["true"]\n')
+    assert "ok       hooks: " in fwl("doctor").stdout
+
+
+def test_ends_are_named_one_by_one_or_with_commas(fwl: Fwl, tmp_path: Path) -> None:
+    fwl("listeners", "add", "app", "./app.sock", "--on", "failure,cancelled")
+
+    assert json.loads(fwl("listeners", "--json").stdout)["listeners"][0]["on"] == ["failure", "cancelled"]
+    assert '--on: "failed" is none of' in fwl("listen", "--on", "failed", code=2).stderr
 
 
 # ---- Ctrl-C

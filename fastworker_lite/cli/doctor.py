@@ -60,6 +60,7 @@ def _examine(session: Session) -> Iterator[Finding]:
     if paths is not None:
         for look in (*doctor_files.CHECKS, *doctor_database.CHECKS):
             yield from _safely(look.__name__, look, paths)
+    yield from _safely("hooks", doctor_machine.hooks, session)
     yield from _safely("tasks", doctor_machine.tasks, session)
     yield from _safely("service", doctor_machine.service)
 

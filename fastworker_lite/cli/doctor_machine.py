@@ -95,6 +95,28 @@ def settings(session: Session) -> Iterator[Finding]:
         yield ok("settings", "no fastworker.toml, so the defaults" if file is None else str(file))
 
 
+# ---- hooks
+
+
+def hooks(session: Session) -> Iterator[Finding]:
+    """Whether what is to be run when jobs end is there."""
+    from shutil import which
+
+    try:
+        wanted = session.config.hooks
+    except CommandError:
+        return
+    named = {name: getattr(wanted, name) for name in ("on_success", "on_failure", "on_recovered")}
+    named["desktop"] = ("osascript" if sys.platform == "darwin" else "notify-send",) if wanted.desktop else ()
+    lost = [f'{name} wants "{argv[0]}"' for name, argv in named.items() if argv and which(argv[0]) is None]
+    if lost:
+        yield problem(
+            "hooks", f"{', '.join(lost)}: not on PATH={os.environ.get('PATH', '')}", "Try them: fwl notify test"
+        )
+    elif wanted.is_wanted:
+        yield ok("hooks", "what is to be run when jobs end is there")
+
+
 # ---- tasks
 
 

@@ -73,7 +73,8 @@ class Session:
         try:
             return configuration.load(self.config_flag)
         except ConfigError as error:
-            raise CommandError(str(error), CONFIG) from error
+            is_set = self.config_flag is None and bool(os.environ.get("FWL_CONFIG"))
+            raise CommandError(str(error), CONFIG, "FWL_CONFIG names this file" if is_set else None) from error
 
     @cached_property
     def database(self) -> str:

@@ -21,7 +21,7 @@ from ..store import listeners, outbox
 from ..store.connection import Connection
 from . import options, render
 from .problems import NOT_FOUND, CommandError, usage
-from .session import Session
+from .session import Session, live_runners
 from .values import check_address
 
 On = Annotated[
@@ -53,12 +53,24 @@ def listen(
 
     with session.open() as connection:
         address = _address(connection.paths, name)
-        wanted = registration.new_listener(address, task, queue, on or listeners.ENDS, name)
+        wanted = registration.new_listener(address, task, queue, _ends(on), name)
         with _registered(connection, wanted), SyncCallbackListener(address) as listener:
-            session.chat("listening; Ctrl-C ends it" + ("" if name is None else f", and {name} stays registered"))
+            stays = "" if name is None else f", and {render.clean(name)} stays registered"
+            session.chat(f"listening; Ctrl-C ends it{stays}")
+            if not live_runners(connection):
+                session.chat("no worker is running: nothing is told before there is one. Start one: fwl worker")
             for event in listener:
                 render.put_json(dict(event))
     return 0
+
+
+def _ends(on: list[str] | None) -> list[str]:
+    """Also of `failure,cancelled`."""
+    ends = [end for text in on or listeners.ENDS for end in text.split(",")]
+    for end in ends:
+        if end not in listeners.ENDS:
+            raise usage(f'--on: "{end}" is none of {", ".join(listeners.ENDS)}')
+    return ends
 
 
 def _address(paths: SidePaths, name: str | None) -> str:
@@ -198,7 +210,7 @@ def add(
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     check_address("ADDRESS", address)
-    listener = registration.new_listener(address, task, queue, on or listeners.ENDS, name)
+    listener = registration.new_listener(address, task, queue, _ends(on), name)
     with session.open() as connection:
         registration.register_listener(connection, listener)
     session.chat(f"{render.clean(name)} is told of ended jobs from now on")
