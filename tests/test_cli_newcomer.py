@@ -156,6 +156,7 @@ def test_a_schedule_that_cannot_be_is_not_passed_over_in_silence(fwl: Fwl, tmp_p
 
     for words in (["cron", "list"], ["cron", "next"]):
         assert "fwl cron check" in fwl(*words).stderr
+    assert "fwl cron check" in fwl("cron", "run", "nightly", code=3).stderr
     assert json.loads(fwl("cron", "list", "--json").stdout)["schedules"] == []
 
 

@@ -144,7 +144,7 @@ def test_everything_is_seen_in_a_small_window(served: Site) -> None:
 @needs_tmux
 def test_what_others_wrote_steers_no_terminal(served: Site) -> None:
     with terminal(served, size=(200, 30)) as window:
-        seen = window.until("RUNNING 1")
+        seen = window.until("RUNNING 1", "ValueError")
         assert "owned" not in window.tmux("display-message", "-p", "#{pane_title}")
 
     running = next(line for line in seen.splitlines() if line.startswith("> 1 "))

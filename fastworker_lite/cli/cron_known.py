@@ -42,6 +42,8 @@ def find(session: Session, connection: Connection, name: str) -> Status:
         if one.name == name:
             return one
     hint = None if everybody else "How one is made: fwl help schedules"
+    if any(problem.name == name for problem in declarations.read_config(session.config)[1]):
+        hint = "It stands in fastworker.toml, and cannot be: fwl cron check"
     raise CommandError(f'no schedule "{name}". Schedules: {names_of(everybody)}', NOT_FOUND, hint)
 
 

@@ -162,7 +162,7 @@ def _head(seen: Figures, place: str, clock: str, width: int) -> list[Text]:
     figures = [f"{_rate(pace.per_second)} ended{failed}", f"wait {_pair(pace.wait)}", f"run {_pair(pace.run)}"]
     return [
         _line(first, width, "bold"),
-        _line("  ".join([", ".join(counts), *([] if seen.is_served else ["no worker is running"])]), width),
+        _line("  ".join([", ".join(counts), *([] if seen.is_served else ["no worker is running: fwl worker"])]), width),
         _line(f"last {WINDOW / 60:g} min: {'  '.join(figures)}  (p50/p95)", width),
     ]
 

@@ -105,10 +105,10 @@ upwards, to the root of a checkout or your home folder; or in pyproject.toml, in
   fwl config check              what is wrong with the file
   fwl config path               which file applies
 
-A setting is changed in the file, with an editor. A worker that runs reads
-[cron], [queue], [listener], [hooks], [keep] and [callbacks] again on HUP (its
-pid: fwl workers), the rest when it is started again. Limits of queues can be
-changed without the file: fwl queue set io --workers 2.
+A setting is changed in the file, with an editor. A worker that runs takes over
+[cron], [job], [queue], [listener], [hooks] and [keep] on HUP (its pid: fwl
+workers), the rest when it is started again. Limits of queues can be changed
+without the file: fwl queue set io --workers 2.
 """,
     "exit-codes": """
 Exit codes
