@@ -21,8 +21,8 @@ fwl init):
 
 A command is a list of words. It finds the job in FWL_JOB_ID, FWL_JOB_NAME,
 FWL_JOB_STATE, FWL_JOB_REASON and FWL_JOB_LOG, and as JSON on its stdin; what
-becomes of it changes nothing for the job. Whoever runs the job runs it, also fwl
-run; a worker that runs already reads the file again on HUP (pid: fwl workers).
+becomes of it changes nothing for the job. Whoever runs the job runs it, fwl run
+too; a worker that runs already reads the file again on HUP (pid: fwl workers).
 
   fwl config check      whether all of it is right
   fwl notify test       run each of them now, with a job that never was
