@@ -301,6 +301,9 @@ class Screen:
     def resize(self, rows: int, columns: int) -> None:
         termios.tcsetwinsize(self.theirs, (rows, columns))
 
+    def type(self, text: bytes) -> None:
+        os.write(self._ours, text)
+
     def until(self, text: bytes) -> None:
         while text not in self.text:
             data = self._read()
