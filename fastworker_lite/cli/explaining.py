@@ -6,18 +6,22 @@ Runs in: the command line.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from shlex import quote
 from typing import Annotated, NamedTuple
 
 import typer
 
 from ..job import TERMINAL, Job, State
-from ..store import situation
+from ..store import queries, situation
 from ..store.connection import Connection
 from . import render
 from .abandoned import is_gone
 from .records import Record, attempt_text, is_lost, is_timed_out, progress_text, read_records, seconds_taken, sentence
 from .selecting import select_one
 from .session import Session, find_jobs, live_runners
+
+_UNBEGUN = (State.QUEUED, State.SCHEDULED, State.BLOCKED)
 
 
 class Reason(NamedTuple):
@@ -59,6 +63,17 @@ def put_why(session: Session, word: str) -> int:
     return 0
 
 
+def put_obstacle(session: Session, connection: Connection, ids: Sequence[int]) -> None:
+    """Say what a person has to do before these jobs can end, none of which runs; nothing if they need nobody."""
+    if not live_runners(connection):
+        session.say(f"no worker is running. {_NO_RUNNER.hint}")
+    elif len(ids) == 1:
+        for record in read_records(connection, connection.read(queries.get_many, ids)):
+            reason = find_reason(connection, record, time.time())
+            if reason.hint is not None and record.job.state in _UNBEGUN:
+                session.say(render.clean(f"job {ids[0]} is {record.job.state}: {reason.text}. {reason.hint}"))
+
+
 def find_reason(connection: Connection, record: Record, now: float) -> Reason:
     """The one thing that is to be said of this job."""
     job = record.job
@@ -82,7 +97,9 @@ _NO_RUNNER = Reason(
 
 def _why_queued(connection: Connection, job: Job) -> Reason:
     if connection.read(situation.is_paused, job.queue):
-        return Reason("queue_paused", f'queue "{job.queue}" is paused')
+        return Reason(
+            "queue_paused", f'queue "{job.queue}" is paused', f"Let it go on: fwl resume --queue {quote(job.queue)}"
+        )
     rows = live_runners(connection)
     if not rows:
         return _NO_RUNNER

@@ -190,7 +190,8 @@ def find_program(program: str, cwd: str, path: str) -> str | None:
 def _bulk(order: Order) -> Iterator[NewJob]:
     is_whole = order.source_format == "jsonl"
     if order.shell is not None or (is_whole and (order.task is not None or order.script is not None)):
-        raise usage("--from takes -- CMD [ARG...] or --task NAME, and with --format jsonl neither")
+        hint = """A shell line for each: fwl submit --from FILE -- sh -c 'wc -l "$1" | sort' sh {}"""
+        raise usage("--from takes -- CMD [ARG...] or --task NAME, and with --format jsonl neither", hint)
     text = _read_text("--from", order.source or "-")
     if order.source_format == "jsonl":
         for number, line in enumerate(text.splitlines(), 1):
@@ -203,7 +204,9 @@ def _bulk(order: Order) -> Iterator[NewJob]:
         raise usage("nothing to run. Usage: fwl submit --from FILE -- CMD [ARG...]  ({} is the line)")
     for line in text.split("\0") if order.source_format == "nul" else text.split("\n"):
         if line:
-            yield build_one(order._replace(words=fill_in(order.words, line)))
+            yield build_one(
+                order._replace(words=fill_in(order.words, line), options=_fill_options(order.options, line))
+            )
 
 
 #: What stands for a line, or for a part of it, as in GNU parallel.
@@ -222,8 +225,25 @@ def fill_in(words: Sequence[str], line: str) -> list[str]:
 
     `{.}` is the line without its extension, `{/}` its last part, `{//}` its folder, `{/.}` the last part without its extension.
     """
-    filled = [re.sub(_PLACE, lambda found: _PLACES[found[0]](line), word) if "{" in word else word for word in words]
+    filled = [_fill(word, line) for word in words]
     return filled if any("{" in word and re.search(_PLACE, word) for word in words) else [*filled, line]
+
+
+def _fill(text: str, line: str) -> str:
+    return re.sub(_PLACE, lambda found: _PLACES[found[0]](line), text) if "{" in text else text
+
+
+#: The options that may be another one for each line.
+_FILLED = ("name", "unique", "idempotency_key", "lock", "key")
+
+
+def _fill_options(options: JobOptions, line: str) -> JobOptions:
+    """As `fill_in`, of what the job is called, its tags and its keys; checked again, for the line may be anything."""
+    given: dict[str, Any] = {name: _fill(text, line) for name in _FILLED if (text := getattr(options, name))}
+    if options.tags is not None:
+        given["tags"] = {_fill(name, line): _fill(text, line) for name, text in json.loads(options.tags).items()}
+    filled = JobOptions.parse(given)
+    return options._replace(**{name: getattr(filled, name) for name in given})
 
 
 def _read_text(option: str, source: str) -> str:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 
@@ -41,7 +41,9 @@ def submit(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="FILE|-", help="One job for each line; {} is the line, {.} without extension."),
+        typer.Option(
+            "--from", metavar="FILE|-", help="One job for each line; {} is the line, in --name and --tag, too."
+        ),
     ] = None,
     source_format: Annotated[
         str, typer.Option("--format", metavar="lines|nul|jsonl", help="How --from is read.")
@@ -105,7 +107,10 @@ def submit(
     fwl submit -c 'ls -l | wc -l'
     fwl submit --task add 5 3
     fwl submit --in 5m --retries 3 -- curl -fsS https://example.com
-    printf 'a.mp4\\nb.mp4\\n' | fwl submit --from - -- ffmpeg -i {} {}.webm
+    ls *.mp4 | fwl submit --from - --name {.} -- ffmpeg -i {} {.}.webm
+
+    With --from, {} is the line, {.} the line without its extension, {/} its last part, {//} its folder and {/.} its last
+    part without extension: in the words, in --name, --tag, --lock, --key, --unique and --idempotency-key.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     order = Order(
@@ -125,7 +130,8 @@ def submit(
             queue=queue, priority=priority, name=name, timeout=timeout, grace=grace, retries=retries,
             retry_delay=retry_delay, retry_backoff=retry_backoff, retry_max_delay=retry_max_delay,
             retry_on_timeout=retry_on_timeout, expires=expires, callback=notify, on_lost=on_lost,
-            after=parse_ids(after), after_any=parse_ids(after_any), after_failure=parse_ids(after_fail),
+            after=read_parents(session, "--after", after), after_any=read_parents(session, "--after-any", after_any),
+            after_failure=read_parents(session, "--after-fail", after_fail),
             unique=unique, on_conflict=on_conflict, idempotency_key=idempotency_key, debounce=debounce,
             lock=lock, skip_if_running=skip_if_running, concurrency=concurrency, rate=rate, key=key,
             delay=delay, at=at, zone=zone, past_ok=past_ok, tags=tag, hold=hold,
@@ -172,7 +178,7 @@ def parse_options(
     skip_if_running: bool = False,
     tags: list[str] | None = None,
     hold: bool = False,
-    **given: str | int | float | list[str] | None,
+    **given: str | int | float | list[int] | None,
 ) -> JobOptions:
     """The options as they were typed, checked."""
     if skip_if_running:
@@ -204,9 +210,35 @@ def lock_key(lock: object, unique: object) -> str:
     return f"lock {lock}"
 
 
-def parse_ids(words: Sequence[str] | None) -> list[str] | None:
-    """Ids of jobs, several in one word or not: 46,47 48."""
-    return None if words is None else [one for word in words for one in word.replace(",", " ").split()]
+def read_parents(session: Session, option: str, words: Sequence[str] | None) -> list[int] | None:
+    """The jobs that another one is to wait for: `46,47`, a range, a name, `@last`; several in one word or not."""
+    if words is None:
+        return None
+    named = [one for word in words for one in _split(word)]
+    if not named or "-" in named:
+        raise usage(f"{option}: which jobs? Give ids (46,47), a range (40-45), a name or @last")
+    if all(one.isascii() and one.isdigit() for one in named):
+        return [int(one) for one in named]
+    from .selecting import select_ids
+
+    try:
+        with session.open() as connection:
+            found = select_ids(connection, named)
+    except CommandError as error:
+        raise CommandError(f"{option}: {error.message}", error.exit_code, error.hint) from None
+    return found or _refuse_none(option, named)
+
+
+def _split(word: str) -> list[str]:
+    """By commas, and ids by blanks and ends of lines, too: names may have some."""
+    ids = word.replace(",", " ").split()
+    if all(one.isascii() and one.isdigit() for one in ids):
+        return ids
+    return [one.strip() for one in word.split(",") if one.strip()]
+
+
+def _refuse_none(option: str, named: Sequence[str]) -> NoReturn:
+    raise CommandError(f"{option} {','.join(named)}: there is no such job", NOT_FOUND)
 
 
 def check_own_queues(session: Session, connection: Connection, jobs: Sequence[NewJob]) -> None:
@@ -258,6 +290,7 @@ def _submit(session: Session, jobs: list[NewJob], way: Way) -> int:
             say_skipped(connection, holder, jobs[0])
             return 0
         stored = store(connection, jobs)
+        is_told = False
         rows = live_runners(connection)
         _put_ids(session, connection, stored, jobs, is_served=bool(rows), is_followed=way.is_followed)
         if way.skips and stored.existing:
@@ -267,14 +300,15 @@ def _submit(session: Session, jobs: list[NewJob], way: Way) -> int:
         elif not rows:
             if not (way.starts and _start_worker(session, connection)):
                 render.say(NO_WORKER)
+                is_told = True
         else:
             for name in sorted({job.task for job in jobs if check_task(job) and not knows_task(rows, job.task)}):
                 render.say(
                     f'note: no running worker knows task "{render.clean(name)}"; the job waits for one that does'
                 )
         if way.is_followed:
-            return _follow(session, connection, stored)
-        return _wait(session, connection, stored) if way.is_waited_for else 0
+            return _follow(session, connection, stored, is_told=is_told)
+        return _wait(session, connection, stored, is_told=is_told) if way.is_waited_for else 0
 
 
 def _put_dry(session: Session, jobs: list[NewJob]) -> int:
@@ -289,10 +323,10 @@ def _put_dry(session: Session, jobs: list[NewJob]) -> int:
     return 0
 
 
-def _follow(session: Session, connection: Connection, stored: Stored) -> int:
+def _follow(session: Session, connection: Connection, stored: Stored, *, is_told: bool) -> int:
     from .reading import follow_jobs
 
-    return follow_jobs(session, connection, list(stored.ids))
+    return follow_jobs(session, connection, list(stored.ids), is_told=is_told)
 
 
 def _start_worker(session: Session, connection: Connection) -> bool:
@@ -309,10 +343,10 @@ def _start_worker(session: Session, connection: Connection) -> bool:
     return start_worker(session, connection)
 
 
-def _wait(session: Session, connection: Connection, stored: Stored) -> int:
+def _wait(session: Session, connection: Connection, stored: Stored, *, is_told: bool) -> int:
     from .waiting import until_ended
 
-    return until_ended(session, connection, list(stored.ids), is_pass_through=True)
+    return until_ended(session, connection, list(stored.ids), is_told=is_told)
 
 
 def lock_holder(connection: Connection, job: NewJob) -> int | None:
