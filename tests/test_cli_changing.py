@@ -15,7 +15,7 @@ from fastworker_lite import SyncClient
 from fastworker_lite.cli.invoking import run
 from fastworker_lite.store.connection import Connection
 
-from .test_cli_endings import Site
+from .test_cli_endings import PATIENCE, Screen, Site, wait_until
 
 MANY = 100_000
 
@@ -71,6 +71,92 @@ def test_filters_must_all_be_true(site: Site) -> None:
     assert site.fwl("status", "-q", "--name", "a*", "--tag", "k=1").stdout.decode().split() == [one]
     assert site.fwl("cancel", "--name", "a*", "--tag", "k=1").returncode == 0
     assert site.job(one)["state"] == "cancelled"
+
+
+# ---- asking
+
+
+def ended(site: Site, number: int) -> None:
+    for _ in range(number):
+        site.submit("--", "true")
+    site.fwl("drain")
+    site.submit("--", "true")
+
+
+def answered(site: Site, answer: bytes, *words: str) -> tuple[int, bytes]:
+    """The exit code of a command whose question is answered on a terminal, and what was on that."""
+    screen = Screen()
+    with site.start(*words, stdin=screen.theirs, stdout=screen.theirs, stderr=screen.theirs) as process:
+        screen.until(b"[y/N] ")
+        screen.type(answer)
+        process.wait(PATIENCE)
+    return process.returncode, screen.rest()
+
+
+ASKING = [
+    ("rm --state succeeded", "remove 2 jobs", 1),
+    ("prune --older-than 0s", "remove 2 jobs", 1),
+    ("cancel --all", "cancel 1 job", 3),
+]
+
+
+@pytest.mark.parametrize(("words", "question", "left"), ASKING)
+def test_what_reaches_many_jobs_is_asked_about_on_a_terminal(site: Site, words: str, question: str, left: int) -> None:
+    ended(site, 2)
+    state = "SELECT count(*) FROM job WHERE state <> 'cancelled'"
+    for answer in (b"n\n", b"\n", b"perhaps\n"):
+        code, text = answered(site, answer, *words.split())
+        assert code == 1 and f"{question}? [y/N] ".encode() in text and b"nothing was done" in text
+        assert site.sql(state) == [(3,)]
+    assert answered(site, b"y\n", *words.split())[0] == 0
+    assert site.sql(state) == [(1 if left == 1 else 2,)]
+
+
+@pytest.mark.parametrize(("words", "question", "left"), ASKING)
+def test_where_nobody_can_be_asked_it_takes_yes(site: Site, words: str, question: str, left: int) -> None:
+    ended(site, 2)
+    refused = site.fwl(*words.split())
+    said = f"error: that would {question}; add --yes if it is what you want\n"
+    assert (refused.returncode, refused.stdout, refused.stderr.decode()) == (2, b"", said)
+    assert site.sql("SELECT count(*) FROM job WHERE state <> 'cancelled'") == [(3,)]
+    assert site.fwl(*words.split(), "--yes").returncode == 0
+
+
+def test_prune_asks_only_where_it_is_told_how_old_and_finds_something(site: Site) -> None:
+    assert site.fwl("prune", "--older-than", "0s").returncode == 0
+    ended(site, 2)
+    assert site.fwl("prune").returncode == 0
+    assert site.fwl("prune", "--older-than", "1h").returncode == 0
+    assert site.fwl("prune", "--older-than", "0s", "--dry-run").stdout == b"2 jobs would be removed\n"
+    assert json.loads(site.fwl("prune", "--older-than", "0s", "--yes", "--json").stdout)["removed"] == 2
+
+
+# ---- queues
+
+
+def test_pausing_a_job_holds_it_unless_it_has_begun(site: Site) -> None:
+    job = site.submit("--", "true")
+    assert site.fwl("pause", job).returncode == 0 and site.job(job)["reason"] == "held"
+    assert site.told("why", job) == f"job {job} is blocked: held\n  Let it go on: fwl release {job}\n"
+    assert site.fwl("resume", job).returncode == 0
+    site.fwl("drain")
+    assert site.fwl("pause", job).returncode == 4
+    assert site.fwl("pause").returncode == 2
+    assert site.fwl("pause", "--queue", "nosuch").returncode == 3
+    assert site.fwl("pause", job, "--queue", "default").returncode == 2
+
+
+def test_of_a_running_job_only_what_counts_for_its_next_attempt_is_edited(site: Site) -> None:
+    with site.start("run", "--", "sleep", "60") as process:
+        wait_until(lambda: (site.folder / "fwl.db").exists() and site.sql("SELECT 1 FROM job WHERE state = 'running'"))
+        assert site.fwl("edit", "1", "--retries", "2", "--name", "nap").returncode == 0
+        refused = site.fwl("edit", "1", "--timeout", "5s")
+        held = site.fwl("hold", "1")
+        site.fwl("cancel", "1", "--now")
+        process.communicate(timeout=PATIENCE)
+    assert refused.returncode == 4 and b"only its priority, name, tags and retries can change" in refused.stderr
+    assert held.returncode == 4
+    assert site.job("1")["name"] == "nap"
 
 
 def used(site: Site, *words: str) -> float:
