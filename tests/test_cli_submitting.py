@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import re
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_cli_endings import PATIENCE, Screen, Site
+from tests.test_cli_endings import PATIENCE, Screen, Site, wait_until
 
 
 @pytest.fixture
@@ -81,11 +82,54 @@ def test_what_cannot_be_is_refused_before_anything_is_stored(site: Site, words: 
     assert site.fwl("status", "--count", "-a").stdout == b"0\n"
 
 
+@pytest.mark.parametrize(
+    ("program", "advice"),
+    [
+        ("tool.sh", "Did you mean ./tool.sh?"),
+        ("./text.sh", "It may not be executed. Allow it: chmod +x ./text.sh   Or: fwl submit --script ./text.sh"),
+        ("text.sh", "It may not be executed. Allow it: chmod +x ./text.sh   Or: fwl submit --script ./text.sh"),
+        ("folder", "That is a folder. To run a command in it: --cwd DIR"),
+        ("slepe", "Did you mean sleep?  Queue it anyway: --no-check"),
+        ("cd", "The shell does that itself. Use:  fwl submit -c 'cd ...'   To run it in a folder: --cwd DIR"),
+        ("ls -l | wc -l", "That is a shell line. Use:  fwl submit -c 'ls -l | wc -l'"),
+        ("./qqqqqqqq", "Queue it anyway: --no-check"),
+    ],
+)
+def test_who_names_a_program_that_is_not_there_is_told_what_to_type(site: Site, program: str, advice: str) -> None:
+    (site.folder / "folder").mkdir()
+    (site.folder / "text.sh").write_text("echo text\n")
+    (site.folder / "tool.sh").write_text("#!/bin/sh\n")
+    (site.folder / "tool.sh").chmod(0o755)
+    result = site.fwl("submit", "--", program)
+    assert (result.returncode, result.stderr.decode().splitlines()[1:]) == (2, [f"  {advice}"])
+
+
 @pytest.mark.parametrize(("verb", "code"), [("submit", 2), ("run", 125)])
 def test_nothing_to_run_is_said_in_the_words_of_the_command(site: Site, verb: str, code: int) -> None:
     result = site.fwl(verb)
     said = f"error: nothing to run. Usage: fwl {verb} [options] -- CMD [ARG...]\n"
     assert (result.returncode, result.stderr.decode()) == (code, said)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--on-conflict foo --unique k", '--on-conflict must be "keep", "fail" or "replace"'),
+        ("--grace 1s --rate 5", "--rate must be a number and a unit"),
+        ("--retries -1", "--retries must be a whole number"),
+        ("--tag a=", "--tag must be a text"),
+        ("--debounce 5s", "--debounce and --on-conflict go with --unique KEY"),
+        ("--debounce 5s --unique k --in 5s", "--debounce says when the job begins: give neither --in nor --at"),
+    ],
+)
+def test_an_option_is_called_in_an_error_as_it_is_typed(site: Site, words: str, message: str) -> None:
+    result = site.fwl("submit", *words.split(), "--", "true")
+    assert result.returncode == 2 and result.stderr.decode().startswith(f"error: {message}")
+
+
+def test_what_took_too_long_is_told_its_time_once(site: Site) -> None:
+    site.submit("--timeout", "200ms", "--", "sleep", "60")
+    assert site.fwl("drain").stderr == b"job 1 failed: timed out after 0.2s\n"
 
 
 # ---- variables, tags, hold
@@ -146,7 +190,7 @@ def test_names_tags_and_keys_are_filled_as_the_command_is(site: Site) -> None:
 
 def test_a_line_that_makes_no_name_is_refused_and_nothing_is_stored(site: Site) -> None:
     result = given(site, b"good\n" + b"x" * 201 + b"\n", "submit", "--from", "-", "--name", "{}", "--", "echo")
-    assert result.returncode == 2 and result.stderr.startswith(b"error: name must be a text of 1 to 200 characters")
+    assert result.returncode == 2 and result.stderr.startswith(b"error: --name must be a text of 1 to 200 characters")
     assert site.fwl("status", "--count", "-a").stdout == b"0\n"
 
 
@@ -195,6 +239,14 @@ def test_who_is_to_come_after_what_is_not_there_is_told_what_to_type(
     assert site.fwl("run", *words, "--", "true").returncode == 125
 
 
+def test_a_job_that_will_not_run_for_what_it_is_to_come_after_is_told_so_at_once(site: Site) -> None:
+    site.fwl("run", "--", "false")
+    result = site.fwl("submit", "--after", "1", "--", "true")
+    assert (result.returncode, result.stdout) == (0, b"2\n")
+    assert result.stderr == b"job 2 will not run: cancelled, 1 failed; see: fwl why 2\n"
+    assert site.fwl("submit", "--wait", "--after", "1", "--", "true").returncode != 0
+
+
 def test_lines_that_end_in_nul_may_have_newlines(site: Site) -> None:
     given(site, b"a\nb\0c\0", "submit", "--from", "-", "--format", "nul", "--", "echo")
     assert [site.job(job)["argv"] for job in ("1", "2")] == [["echo", "a\nb"], ["echo", "c"]]
@@ -222,6 +274,47 @@ def test_stdin_that_is_a_terminal_is_not_waited_for(site: Site) -> None:
         _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err.partition(b",")[0]) == (2, b"error: --from - reads stdin")
     screen.rest()
+
+
+# ---- what a person is told
+
+
+def told(site: Site, *words: str) -> str:
+    """What a command says to a person at a terminal that is its stderr."""
+    screen = Screen()
+    screen.resize(24, 120)
+    with site.start(*words, stderr=screen.theirs) as process:
+        process.communicate(timeout=PATIENCE)
+    return screen.rest().decode()
+
+
+def test_a_person_is_told_when_a_job_begins_and_what_to_type_next(served: Site) -> None:
+    assert told(served, "submit", "--", "true") == 'queued in "default" (0 ahead) - follow: fwl logs -f 1\n'
+    assert re.fullmatch(
+        r"starts in (1h0m|59m59s), at \S+ \S+ \S+ - follow: fwl logs -f 2\n",
+        told(served, "submit", "--in", "1h", "--", "true"),
+    )
+    assert told(served, "submit", "--after", "2", "--", "true") == "begins later (after 2) - follow: fwl logs -f 3\n"
+    assert told(served, "submit", "--hold", "--", "true") == "held - let it go on: fwl release 4\n"
+    served.fwl("pause", "--all")
+    said = 'queue "default" is paused - let it go on: fwl resume --queue default\n'
+    assert told(served, "submit", "--", "true") == said
+
+
+def test_a_queue_that_no_worker_serves_is_noted_and_is_why_its_jobs_do_not_begin(site: Site) -> None:
+    site.fwl("queue", "add", "io")
+    with site.start("worker", "-Q", "io", stdout=subprocess.DEVNULL) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        wait_until(lambda: site.sql("SELECT 1 FROM runner WHERE tasks IS NOT NULL"))
+        result = site.fwl("submit", "--", "true")
+        why = site.json("why", result.stdout.decode().strip())
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
+    note = 'note: no running worker serves queue "default". Start one: fwl worker --queue default\n'
+    assert result.stderr.decode() == note
+    assert (why["code"], why["text"]) == ("no_runner", 'no worker serves queue "default"')
+    assert why["hint"] == "Start one: fwl worker --queue default"
 
 
 # ---- pings

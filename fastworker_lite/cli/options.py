@@ -37,7 +37,7 @@ OnLost = Annotated[
 ]
 After = Annotated[
     list[str] | None,
-    typer.Option("--after", metavar="IDS", help="Begin when these jobs have succeeded: 46, 46,47, a name or @last."),
+    typer.Option("--after", metavar="IDS", help="Begin when these jobs have succeeded: 46,47, a name or @last."),
 ]
 AfterAny = Annotated[
     list[str] | None, typer.Option("--after-any", metavar="IDS", help="Begin when these have ended, however they did.")

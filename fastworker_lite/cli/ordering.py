@@ -20,7 +20,7 @@ from ..job import Command, Kind, NewJob
 from ..options import JobOptions
 from . import render
 from .problems import CommandError, usage
-from .values import read_arguments
+from .values import read_arguments, typed_wrongly
 
 #: The keys of a line of --format jsonl.
 _OPTIONS = ("name", "queue", "priority", "timeout", "retries", "tags", "after", "unique", "lock")
@@ -163,15 +163,10 @@ def check_program(program: str, cwd: str, path: str) -> None:
     """Refuse what could not be started from here: most are slips of the pen."""
     if find_program(program, cwd, path) is not None:
         return
-    if "/" in program:
-        raise usage(f'no executable file "{program}"', "Queue it anyway: --no-check")
-    if any(character in program for character in " |;&<>$"):
-        from shlex import quote
+    from .advising import advise
 
-        hint = f"That is a shell line. Use:  fwl submit -c {quote(program)}"
-    else:
-        hint = "Queue it anyway: --no-check"
-    raise usage(f'no executable named "{program}" on PATH', hint)
+    what = f'no executable file "{program}"' if "/" in program else f'no executable named "{program}" on PATH'
+    raise usage(what, advise(program, cwd, path))
 
 
 @lru_cache(maxsize=64)  # of a hundred thousand lines, all but few run the same
@@ -202,11 +197,11 @@ def _bulk(order: Order) -> Iterator[NewJob]:
         raise usage(f'--format: "{order.source_format}" is not a format. Formats: lines nul jsonl')
     if not order.words and order.task is None and order.script is None:
         raise usage("nothing to run. Usage: fwl submit --from FILE -- CMD [ARG...]  ({} is the line)")
+    has_places = any("{" in text for text in _texts(order.options))
     for line in text.split("\0") if order.source_format == "nul" else text.split("\n"):
         if line:
-            yield build_one(
-                order._replace(words=fill_in(order.words, line), options=_fill_options(order.options, line))
-            )
+            options = _fill_options(order.options, line) if has_places else order.options
+            yield build_one(order._replace(words=fill_in(order.words, line), options=options))
 
 
 #: What stands for a line, or for a part of it, as in GNU parallel.
@@ -233,8 +228,13 @@ def _fill(text: str, line: str) -> str:
     return re.sub(_PLACE, lambda found: _PLACES[found[0]](line), text) if "{" in text else text
 
 
-#: The options that may be another one for each line.
+#: The options that may be another one for each line, beside tags.
 _FILLED = ("name", "unique", "idempotency_key", "lock", "key")
+
+
+def _texts(options: JobOptions) -> list[str]:
+    tags = json.loads(options.tags or "{}")
+    return [*(text for name in _FILLED if (text := getattr(options, name))), *tags, *tags.values()]
 
 
 def _fill_options(options: JobOptions, line: str) -> JobOptions:
@@ -242,7 +242,10 @@ def _fill_options(options: JobOptions, line: str) -> JobOptions:
     given: dict[str, Any] = {name: _fill(text, line) for name in _FILLED if (text := getattr(options, name))}
     if options.tags is not None:
         given["tags"] = {_fill(name, line): _fill(text, line) for name, text in json.loads(options.tags).items()}
-    filled = JobOptions.parse(given)
+    try:
+        filled = JobOptions.parse(given)
+    except ConfigError as error:
+        raise typed_wrongly(error) from None
     return options._replace(**{name: getattr(filled, name) for name in given})
 
 

@@ -4,27 +4,29 @@ Runs in: the command line.
 """
 
 import os
-import sys
 import time
 from collections.abc import Sequence
+from shlex import quote
 from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 
 from .. import payloads, producer
-from ..errors import JobNotFound
-from ..job import Kind, NewJob
+from ..errors import ConfigError, JobNotFound
+from ..job import Job, Kind, NewJob, State
 from ..options import JobOptions
 from ..sockets import Waker
 from ..store import limits, queries, situation
 from ..store.connection import Connection
 from ..store.jobs import DEFAULT_QUEUE
+from ..store.runners import RunnerRow
 from ..store.submitting import Stored
 from . import options, render
+from .autostart import start_or_say
 from .ordering import Order, build, check_task
 from .problems import NOT_FOUND, CommandError, usage
-from .session import NO_WORKER, Session, check_queues, knows_task, live_runners
-from .values import parse_duration, parse_pairs, parse_priority, parse_time, read_object
+from .session import Session, check_queues, knows_task, live_runners, serves, worker_for
+from .values import parse_duration, parse_pairs, parse_priority, parse_time, read_object, typed_wrongly
 
 
 def submit(
@@ -189,18 +191,21 @@ def parse_options(
         name: parse_duration(f"--{option.replace('_', '-')}", given.pop(option, None))  # type: ignore[arg-type]
         for option, name in _SPANS.items()
     }
-    return JobOptions.parse(
-        given
-        | spans
-        | {
-            "priority": parse_priority(given.get("priority")),  # type: ignore[arg-type]
-            "retry_on_timeout": retry_on_timeout or None,
-            "tags": parse_pairs("--tag", tags) if tags else None,
-            "hold": hold or None,
-            "delay": parse_duration("--in", delay),
-            "eta": parse_time("--at", at, zone=zone, is_past_ok=past_ok),
-        }
-    )
+    if given.get("unique") is None and (spans["debounce"] is not None or given.get("on_conflict") is not None):
+        raise usage("--debounce and --on-conflict go with --unique KEY, which says of what there is to be one job")
+    if spans["debounce"] is not None and (delay is not None or at is not None):
+        raise usage("--debounce says when the job begins: give neither --in nor --at with it")
+    times = {"delay": parse_duration("--in", delay), "eta": parse_time("--at", at, zone=zone, is_past_ok=past_ok)}
+    others = {
+        "retry_on_timeout": retry_on_timeout or None,
+        "tags": parse_pairs("--tag", tags) if tags else None,
+        "hold": hold or None,
+    }
+    try:
+        priority = {"priority": parse_priority(given.get("priority"))}  # type: ignore[arg-type]
+        return JobOptions.parse(given | spans | times | others | priority)
+    except ConfigError as error:
+        raise typed_wrongly(error) from None
 
 
 def lock_key(lock: object, unique: object) -> str:
@@ -295,20 +300,35 @@ def _submit(session: Session, jobs: list[NewJob], way: Way) -> int:
         _put_ids(session, connection, stored, jobs, is_served=bool(rows), is_followed=way.is_followed)
         if way.skips and stored.existing:
             say_skipped(connection, stored.ids[0], jobs[0])
-        elif len(stored.existing) == len(stored.ids):
+        elif len(stored.existing) + _say_over(connection, stored, jobs) == len(stored.ids):
             pass
         elif not rows:
-            if not (way.starts and _start_worker(session, connection)):
-                render.say(NO_WORKER)
-                is_told = True
+            is_told = not start_or_say(session, connection, may_start=way.starts)
         else:
-            for name in sorted({job.task for job in jobs if check_task(job) and not knows_task(rows, job.task)}):
-                render.say(
-                    f'note: no running worker knows task "{render.clean(name)}"; the job waits for one that does'
-                )
+            _note_missing(rows, jobs)
         if way.is_followed:
             return _follow(session, connection, stored, is_told=is_told)
         return _wait(session, connection, stored, is_told=is_told) if way.is_waited_for else 0
+
+
+def _say_over(connection: Connection, stored: Stored, jobs: Sequence[NewJob]) -> int:
+    """Say which jobs are over already, because of those they were to come after. Returns how many."""
+    if not any(job.options.after or job.options.after_any or job.options.after_failure for job in jobs):
+        return 0
+    added = [job_id for job_id in stored.ids if job_id not in stored.existing]
+    over = [job for job in connection.read(queries.get_many, added) if job.has_ended]
+    for job in over:
+        render.say(render.clean(f"job {job.id} will not run: {job.state}, {job.reason}; see: fwl why {job.id}"))
+    return len(over)
+
+
+def _note_missing(rows: Sequence[RunnerRow], jobs: Sequence[NewJob]) -> None:
+    """Say so where there are workers, but none that will run these jobs."""
+    for name in sorted({job.task for job in jobs if check_task(job) and not knows_task(rows, job.task)}):
+        render.say(f'note: no running worker knows task "{render.clean(name)}"; the job waits for one that does')
+    for name in sorted({job.options.queue or DEFAULT_QUEUE for job in jobs}):
+        if not serves(rows, name):
+            render.say(render.clean(f'note: no running worker serves queue "{name}". Start one: {worker_for(name)}'))
 
 
 def _put_dry(session: Session, jobs: list[NewJob]) -> int:
@@ -327,20 +347,6 @@ def _follow(session: Session, connection: Connection, stored: Stored, *, is_told
     from .reading import follow_jobs
 
     return follow_jobs(session, connection, list(stored.ids), is_told=is_told)
-
-
-def _start_worker(session: Session, connection: Connection) -> bool:
-    """Start a worker, where the settings want that. True when there is one then."""
-    said = os.environ.get("FWL_AUTOSTART", "")
-    when = {"": session.config.autostart, "0": "never", "1": "tty"}.get(said, said)
-    if when not in ("tty", "never", "always"):
-        render.say(f'FWL_AUTOSTART must be tty, never or always, got "{render.clean(said)}"')
-    is_at_terminal = render.is_terminal(sys.stdin) and render.is_terminal(sys.stderr)
-    if not (when == "always" or (when == "tty" and is_at_terminal)):
-        return False
-    from .starting import start_worker
-
-    return start_worker(session, connection)
 
 
 def _wait(session: Session, connection: Connection, stored: Stored, *, is_told: bool) -> int:
@@ -399,9 +405,25 @@ def _put_ids(
     for job_id in sorted(stored.existing):
         _say_kept(connection, job_id)
     if len(ids) == 1 and not stored.existing:
-        queue = jobs[0].options.queue or DEFAULT_QUEUE
-        ahead = connection.read(situation.count_ahead, ids[0])
-        session.chat(f'queued in "{render.clean(queue)}" ({ahead} ahead) - follow: fwl logs -f {ids[0]}')
+        for added in connection.read(queries.get_many, ids):
+            if not added.has_ended:
+                session.chat(render.clean(_standing(connection, added)))
+
+
+def _standing(connection: Connection, job: Job) -> str:
+    """What becomes of a job that was just submitted, and what to type next."""
+    follow = f"follow: fwl logs -f {job.id}"
+    if job.state is State.BLOCKED and job.reason == "held":
+        return f"held - let it go on: fwl release {job.id}"
+    if job.state is State.BLOCKED:
+        return f"begins later ({job.reason}) - {follow}"
+    if job.state is State.SCHEDULED and job.due_at is not None:
+        left = render.duration(job.due_at - time.time())
+        return f"starts in {left}, at {render.local_time(job.due_at)} - {follow}"
+    if connection.read(situation.is_paused, job.queue):
+        return f'queue "{job.queue}" is paused - let it go on: fwl resume --queue {quote(job.queue)}'
+    ahead = connection.read(situation.count_ahead, job.id)
+    return f'queued in "{job.queue}" ({ahead} ahead) - {follow}'
 
 
 def _say_kept(connection: Connection, job_id: int) -> None:
