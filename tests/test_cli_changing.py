@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,76 @@ def test_prune_asks_only_where_it_is_told_how_old_and_finds_something(site: Site
 
 
 # ---- queues
+
+
+def test_jobs_that_are_cancelled_along_with_others_are_no_failure(site: Site) -> None:
+    first = site.submit("--in", "1h", "--", "true")
+    site.submit("--after", first, "--", "true")
+    site.submit("--lock", "l", "--", "true")
+    result = site.fwl("cancel", "--all", "--yes", "--json")
+    assert result.returncode == 0
+    assert [one["id"] for one in json.loads(result.stdout)["results"]] == [1, 2, 3]
+    assert site.sql("SELECT count(*) FROM job WHERE state = 'cancelled'") == [(3,)]
+
+
+def test_a_queue_is_made_without_a_limit_and_one_that_is_not_there_is_not_said_to_take_an_option(site: Site) -> None:
+    refused = site.fwl("pause", "--queue", "io")
+    assert (refused.returncode, refused.stderr) == (3, b'error: no queue "io".  Queues: default\n')
+    for _ in range(2):
+        assert site.fwl("queue", "add", "io").returncode == 0
+    assert [queue["name"] for queue in site.json("queue")["queues"]] == ["io"]
+    assert site.fwl("pause", "--queue", "io").returncode == 0
+    assert site.fwl("queue", "remove", "io").returncode == 0
+    gone = site.fwl("queue", "remove", "io")
+    assert (gone.returncode, gone.stderr) == (3, b'error: no queue "io".  Queues: default\n')
+
+
+NO_WORKER = "queued; no worker is running. Start one: fwl worker   Or run the queue now: fwl drain\n"
+
+
+@pytest.mark.parametrize("words", ["retry 1", "clone 1", "release 2", "resume --all"])
+def test_what_queues_a_job_says_that_there_is_no_worker_or_starts_one_at_a_terminal(site: Site, words: str) -> None:
+    site.fwl("run", "--", "false")
+    site.submit("--hold", "--", "true")
+    if words.startswith("resume"):
+        site.submit("--", "true")
+    assert site.fwl(*words.split()).stderr.decode() == NO_WORKER
+
+    site.fwl("cancel", "@queued")
+    site.fwl("hold", site.submit("--", "true"))
+    again = {"release 2": "release @blocked", "retry 1": "retry @cancelled"}.get(words, words)
+    if words.startswith("resume"):
+        site.submit("--", "true")
+    screen = Screen()
+    with site.start(*again.split(), stdin=screen.theirs, stdout=screen.theirs, stderr=screen.theirs) as process:
+        process.wait(PATIENCE)
+    assert "started a worker" in screen.rest().decode()
+    assert site.fwl("stop").returncode == 0
+
+
+def test_who_is_too_late_is_told_what_to_type_instead(site: Site) -> None:
+    site.fwl("run", "--", "true")
+    held = site.fwl("hold", "1")
+    assert (held.returncode, held.stderr) == (4, b"error: job 1 has ended: it is succeeded\n")
+    again = site.fwl("retry", "1")
+    assert (again.returncode, again.stderr) == (4, b"error: job 1 has succeeded. Run it anew: fwl clone 1\n")
+    job = site.submit("--", "true")
+    site.fwl("cancel", job)
+    assert site.told("why", job) == f"job {job} cancelled\n  Have it run all the same: fwl retry {job}\n"
+
+
+def test_why_and_show_name_what_is_in_the_way_and_what_to_type_next(site: Site) -> None:
+    first, job = site.submit("--lock", "l", "--", "sleep", "60"), site.submit("--lock", "l", "--", "true")
+    with site.start("worker", stdout=subprocess.DEVNULL) as process:
+        site.until(first, "running")
+        site.until(job, "blocked")
+        assert site.told("why", job) == f"job {job} is blocked: waits for lock l, which job {first} has\n"
+        assert site.told("show", job).endswith(f"\nnext: fwl why {job} - fwl edit {job} - fwl cancel {job}\n")
+        assert site.told("show", first).endswith(f"\nnext: fwl logs -f {first} - fwl cancel {first}\n")
+        site.fwl("cancel", first, "--now")
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
+    assert site.told("show", first).endswith(f"\nnext: fwl logs {first} - fwl retry {first}\n")
 
 
 def test_pausing_a_job_holds_it_unless_it_has_begun(site: Site) -> None:

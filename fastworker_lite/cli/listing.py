@@ -47,7 +47,9 @@ def status(
     context: typer.Context,
     ids: options.Ids = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="All jobs, however many.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", "-n", metavar="N", min=0, help="At most so many.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", metavar="N", min=0, help="At most so many: the newest that ended.")
+    ] = None,
     fields: Annotated[
         str | None, typer.Option("--fields", metavar="LIST", help="What to show of each: id,state,name,exit_code.")
     ] = None,
@@ -141,7 +143,8 @@ def _ids(connection: Connection, wish: Wish) -> list[int]:
     if wish.is_ranked:
         return connection.read(selection.everything, wish.wanted)
     if wish.is_all or is_asked_for_ended:
-        return connection.read(selection.everything, wish.wanted)[: wish.limit]
+        found = connection.read(selection.everything, wish.wanted)
+        return found if wish.limit is None else found[max(0, len(found) - wish.limit) :]
     limit = MOST_ACTIVE if wish.limit is None and not wish.is_narrowed else wish.limit
     active = connection.read(selection.active, wish.wanted, limit)
     most = MOST_FINISHED if wish.limit is None else min(MOST_FINISHED, wish.limit - len(active))

@@ -56,7 +56,8 @@ def logs(
     ids: options.Ids = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
     lines: Annotated[
-        int | None, typer.Option("--lines", "-n", metavar="N", min=0, help="Only the last lines, of each stream.")
+        int | None,
+        typer.Option("--lines", "--tail", "-n", metavar="N", min=0, help="Only the last lines, of each stream."),
     ] = None,
     stdout: Annotated[bool, typer.Option("--stdout", help="Only what it printed to stdout.")] = False,
     stderr: Annotated[bool, typer.Option("--stderr", help="Only what it printed to stderr.")] = False,
@@ -225,7 +226,7 @@ def _put(session: Session, connection: Connection, jobs: Sequence[Job], wish: Wi
         for piece in _past(connection, job, wish):
             if piece.stream in wish.streams:
                 printer.put(piece)
-        if not (job.attempt or wish.is_followed):
+        if not job.attempt and not (wish.is_followed and job.state is State.QUEUED):
             session.chat(f"job {job.id} has not begun; see: fwl why {job.id}")
     if wish.is_followed:
         _follow(session, connection, jobs, wish, printer)

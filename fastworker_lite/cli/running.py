@@ -20,7 +20,7 @@ from ..store.connection import Connection
 from . import options, render
 from .ordering import Order, build
 from .problems import usage
-from .records import exit_code, seconds_taken, sentence
+from .records import ending, exit_code
 from .session import Session, live_runners
 from .submitting import (
     capture_environment,
@@ -234,8 +234,7 @@ def _replay(connection: Connection, job: Job) -> None:
 
 
 def _put_end(session: Session, job: Job, code: int, *, is_told: bool) -> None:
-    taken = render.duration(seconds_taken(job, job.finished_at or 0.0))
-    line = f"job {job.id} {render.clean(sentence(job))} after {taken}. Log: fwl logs {job.id}"
+    line = f"job {job.id} {render.clean(ending(job))}. Log: fwl logs {job.id}"
     if code in (125, 126, 127) and job.error and job.error != job.reason:
         render.say(f"error: {render.clean(job.error.splitlines()[0])}")
     elif code and is_told:
