@@ -19,6 +19,7 @@ from ..store import queries
 from ..store.connection import Connection
 from . import options, render
 from .ordering import Order, build
+from .parents import read_parents
 from .problems import usage
 from .records import ending, exit_code
 from .session import Session, live_runners
@@ -27,7 +28,6 @@ from .submitting import (
     check_own_queues,
     lock_holder,
     parse_options,
-    read_parents,
     say_skipped,
     store,
 )

@@ -6,26 +6,26 @@ Runs in: the command line.
 import os
 import time
 from collections.abc import Sequence
-from shlex import quote
-from typing import Annotated, NamedTuple, NoReturn
+from typing import Annotated, NamedTuple
 
 import typer
 
 from .. import payloads, producer
 from ..errors import ConfigError, JobNotFound
-from ..job import Job, Kind, NewJob, State
+from ..job import Kind, NewJob
 from ..options import JobOptions
 from ..sockets import Waker
 from ..store import limits, queries, situation
 from ..store.connection import Connection
 from ..store.jobs import DEFAULT_QUEUE
-from ..store.runners import RunnerRow
 from ..store.submitting import Stored
 from . import options, render
 from .autostart import start_or_say
-from .ordering import Order, build, check_task
+from .ordering import Order, build
+from .parents import read_parents
 from .problems import NOT_FOUND, CommandError, usage
-from .session import Session, check_queues, knows_task, live_runners, serves, worker_for
+from .prospects import note_missing, say_over, standing
+from .session import Session, check_queues, live_runners
 from .values import parse_duration, parse_pairs, parse_priority, parse_time, read_object, typed_wrongly
 
 
@@ -215,37 +215,6 @@ def lock_key(lock: object, unique: object) -> str:
     return f"lock {lock}"
 
 
-def read_parents(session: Session, option: str, words: Sequence[str] | None) -> list[int] | None:
-    """The jobs that another one is to wait for: `46,47`, a range, a name, `@last`; several in one word or not."""
-    if words is None:
-        return None
-    named = [one for word in words for one in _split(word)]
-    if not named or "-" in named:
-        raise usage(f"{option}: which jobs? Give ids (46,47), a range (40-45), a name or @last")
-    if all(one.isascii() and one.isdigit() for one in named):
-        return [int(one) for one in named]
-    from .selecting import select_ids
-
-    try:
-        with session.open() as connection:
-            found = select_ids(connection, named)
-    except CommandError as error:
-        raise CommandError(f"{option}: {error.message}", error.exit_code, error.hint) from None
-    return found or _refuse_none(option, named)
-
-
-def _split(word: str) -> list[str]:
-    """By commas, and ids by blanks and ends of lines, too: names may have some."""
-    ids = word.replace(",", " ").split()
-    if all(one.isascii() and one.isdigit() for one in ids):
-        return ids
-    return [one.strip() for one in word.split(",") if one.strip()]
-
-
-def _refuse_none(option: str, named: Sequence[str]) -> NoReturn:
-    raise CommandError(f"{option} {','.join(named)}: there is no such job", NOT_FOUND)
-
-
 def check_own_queues(session: Session, connection: Connection, jobs: Sequence[NewJob]) -> None:
     """As `check_queues`, for these jobs; the queue that the configuration names needs nobody to have made it."""
     named = {job.options.queue for job in jobs if job.options.queue is not None}
@@ -300,35 +269,15 @@ def _submit(session: Session, jobs: list[NewJob], way: Way) -> int:
         _put_ids(session, connection, stored, jobs, is_served=bool(rows), is_followed=way.is_followed)
         if way.skips and stored.existing:
             say_skipped(connection, stored.ids[0], jobs[0])
-        elif len(stored.existing) + _say_over(connection, stored, jobs) == len(stored.ids):
+        elif len(stored.existing) + say_over(connection, stored, jobs) == len(stored.ids):
             pass
         elif not rows:
             is_told = not start_or_say(session, connection, may_start=way.starts)
         else:
-            _note_missing(rows, jobs)
+            note_missing(rows, jobs)
         if way.is_followed:
             return _follow(session, connection, stored, is_told=is_told)
         return _wait(session, connection, stored, is_told=is_told) if way.is_waited_for else 0
-
-
-def _say_over(connection: Connection, stored: Stored, jobs: Sequence[NewJob]) -> int:
-    """Say which jobs are over already, because of those they were to come after. Returns how many."""
-    if not any(job.options.after or job.options.after_any or job.options.after_failure for job in jobs):
-        return 0
-    added = [job_id for job_id in stored.ids if job_id not in stored.existing]
-    over = [job for job in connection.read(queries.get_many, added) if job.has_ended]
-    for job in over:
-        render.say(render.clean(f"job {job.id} will not run: {job.state}, {job.reason}; see: fwl why {job.id}"))
-    return len(over)
-
-
-def _note_missing(rows: Sequence[RunnerRow], jobs: Sequence[NewJob]) -> None:
-    """Say so where there are workers, but none that will run these jobs."""
-    for name in sorted({job.task for job in jobs if check_task(job) and not knows_task(rows, job.task)}):
-        render.say(f'note: no running worker knows task "{render.clean(name)}"; the job waits for one that does')
-    for name in sorted({job.options.queue or DEFAULT_QUEUE for job in jobs}):
-        if not serves(rows, name):
-            render.say(render.clean(f'note: no running worker serves queue "{name}". Start one: {worker_for(name)}'))
 
 
 def _put_dry(session: Session, jobs: list[NewJob]) -> int:
@@ -407,23 +356,7 @@ def _put_ids(
     if len(ids) == 1 and not stored.existing:
         for added in connection.read(queries.get_many, ids):
             if not added.has_ended:
-                session.chat(render.clean(_standing(connection, added)))
-
-
-def _standing(connection: Connection, job: Job) -> str:
-    """What becomes of a job that was just submitted, and what to type next."""
-    follow = f"follow: fwl logs -f {job.id}"
-    if job.state is State.BLOCKED and job.reason == "held":
-        return f"held - let it go on: fwl release {job.id}"
-    if job.state is State.BLOCKED:
-        return f"begins later ({job.reason}) - {follow}"
-    if job.state is State.SCHEDULED and job.due_at is not None:
-        left = render.duration(job.due_at - time.time())
-        return f"starts in {left}, at {render.local_time(job.due_at)} - {follow}"
-    if connection.read(situation.is_paused, job.queue):
-        return f'queue "{job.queue}" is paused - let it go on: fwl resume --queue {quote(job.queue)}'
-    ahead = connection.read(situation.count_ahead, job.id)
-    return f'queued in "{job.queue}" ({ahead} ahead) - {follow}'
+                session.chat(render.clean(standing(connection, added)))
 
 
 def _say_kept(connection: Connection, job_id: int) -> None:
