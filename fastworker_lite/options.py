@@ -218,7 +218,7 @@ def _parents(name: str, value: object) -> tuple[int, ...]:
         number = getattr(one, "number", one)
         text = str(number) if isinstance(number, int) and not isinstance(number, bool) else number
         if not isinstance(text, str) or not text.isascii() or not text.isdigit() or not 0 < int(text[:20]) < 2**63:
-            raise ConfigError(f"{name} must be jobs: handles or ids, got {one!r:.80}")
+            raise ConfigError(f"{name} must be ids of jobs, or their handles, got {one!r:.80}")
         ids.append(int(text))
     return tuple(dict.fromkeys(ids))
 

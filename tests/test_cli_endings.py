@@ -225,7 +225,7 @@ def test_the_files_of_a_log_are_named(two_jobs: Site) -> None:
         ("cancel 1 --now --grace 1s", 2, "not both"),
         ("cancel 1", 4, "job 1 already finished (failed(3))"),
         ("submit --expires 5 -- true", 2, "--expires: cannot read"),
-        ("submit --retry-backoff 0.5 -- true", 2, "retry_backoff must be"),
+        ("submit --retry-backoff 0.5 -- true", 2, "--retry-backoff must be"),
     ],
 )
 def test_what_cannot_be_done_is_told_with_its_code(
@@ -300,6 +300,9 @@ class Screen:
 
     def resize(self, rows: int, columns: int) -> None:
         termios.tcsetwinsize(self.theirs, (rows, columns))
+
+    def type(self, text: bytes) -> None:
+        os.write(self._ours, text)
 
     def until(self, text: bytes) -> None:
         while text not in self.text:

@@ -65,7 +65,7 @@ def test_a_parent_that_does_not_exist_is_no_such_job(site: Site) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--after", "x"],
+        ["--after", ""],
         ["--concurrency", "0"],
         ["--rate", "10"],
         ["--on-conflict", "keep"],

@@ -141,6 +141,27 @@ def test_jobs_that_had_ended_are_told_at_once_and_each_once(site: Site) -> None:
 # ---- what is waited for
 
 
+@pytest.mark.parametrize(
+    "words", [["--name", "n*"], ["--queue", "default"], ["--tag", "k=v"], ["--since", "1h"], ["--all"]]
+)
+def test_by_filters_what_has_not_ended_is_meant_and_where_all_has_the_newest(site: Site, words: list[str]) -> None:
+    named = ["--name", "nightly", "--tag", "k=v"]
+    site.fwl("run", *named, "--", "false")
+    site.fwl("run", *named, "--", "true")
+    ended = site.fwl("wait", *words)
+    assert re.fullmatch(rb"2 nightly succeeded [\d.]+s\n", ended.stdout)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+    job = site.submit(*named, "--", "true")
+    assert site.fwl("wait", *words, "--timeout", "0s").stderr.endswith(f": {job} queued\n".encode())
+
+
+@pytest.mark.parametrize("words", [["--name", "nosuch"], ["--state", "running"], ["@active"]])
+def test_where_nothing_can_be_meant_a_wait_does_not_succeed(site: Site, words: list[str]) -> None:
+    site.fwl("run", "--name", "nightly", "--", "true")
+    assert site.fwl("wait", *words).returncode == 3
+
+
 def test_the_start_of_a_job_can_be_waited_for(served: Site) -> None:
     first, gate = gated(served, "--in", "300ms")
     begun = served.fwl("wait", first, "--for", "started")
@@ -300,6 +321,53 @@ def test_a_person_is_told_when_nobody_is_there_to_run_it(site: Site, screen: Scr
     with start_on(screen, site, "wait", job, "--timeout", "50ms") as waiting:
         assert waiting.wait(PATIENCE) == 124
     assert screen.rest().startswith(b"no worker is running. Start one: fwl worker")
+
+
+NO_WORKER = "no worker is running. Start one: fwl worker   Or run the queue now: fwl drain\n"
+
+
+def first_line(site: Site, *words: str) -> str:
+    """What a command that does not end by itself says first on its stderr, which is no terminal."""
+    with site.start(*words) as process:
+        assert process.stderr is not None
+        return process.stderr.readline().decode()
+
+
+@pytest.mark.parametrize("words", ["wait 1-2", "wait --all", "logs -f 1", "logs --wait 1"])
+def test_without_a_worker_who_waits_is_told_so_wherever_stderr_goes(site: Site, words: str) -> None:
+    site.submit("--", "true")
+    site.submit("--", "true")
+    assert first_line(site, *words.split()) == NO_WORKER
+
+
+@pytest.mark.parametrize("option", ["--wait", "--follow"])
+def test_who_submits_and_waits_is_told_once_that_there_is_no_worker(site: Site, option: str) -> None:
+    site.fwl("run", "--", "true")
+    with site.start("submit", option, "--", "true") as waiting:
+        until_waited_for(site, "2")
+        site.call("cancel", "2")
+        _, err = waiting.communicate(timeout=PATIENCE)
+    assert err.decode().count(NO_WORKER) == 1
+
+
+@pytest.mark.parametrize("command", ["wait {}", "logs -f {}", "submit --wait --unique k -- true"])
+def test_what_waits_for_a_person_is_told_with_what_to_type(served: Site, command: str) -> None:
+    job = served.submit("--hold", "--unique", "k", "--", "true")
+    with served.start(*command.format(job).split()) as waiting:
+        until_waited_for(served, job)
+        served.call("release", job)
+        _, err = waiting.communicate(timeout=PATIENCE)
+    assert err.decode().endswith(f"job {job} is blocked: held. Let it go on: fwl release {job}\n")
+
+
+def test_who_waits_for_a_job_of_a_paused_queue_is_told_how_to_resume_it(served: Site) -> None:
+    served.submit("-Q", "a b", "--new-queue", "--", "true")
+    served.call("pause", "-Q", "a b")
+    job = served.submit("-Q", "a b", "--", "true")
+    said = first_line(served, "wait", job)
+    assert said == f"job {job} is queued: queue \"a b\" is paused. Let it go on: fwl resume --queue 'a b'\n"
+    served.call("resume", "-Q", "a b")
+    assert served.call("-q", "wait", job) == 0
 
 
 # ---- what it costs

@@ -74,13 +74,14 @@ def cancel(
 def _cancel_all(session: Session, connection: Connection, ids: list[int], manner: Manner) -> dict[int, Result]:
     waker = Waker()
     try:
-        results = {job_id: _cancel(session, connection, waker, job_id, manner) for job_id in ids}
+        # the newest first: one that waits for an older one would begin, or be cancelled along with that
+        results = {job_id: _cancel(session, connection, waker, job_id, manner) for job_id in sorted(ids, reverse=True)}
         stopping = [job_id for job_id, result in results.items() if result.state == State.RUNNING]
         if manner.is_waited_for and stopping:
             results |= _wait(session, connection, waker, stopping)
     finally:
         waker.close()
-    return results
+    return {job_id: results[job_id] for job_id in ids}
 
 
 def _cancel(session: Session, connection: Connection, waker: Waker, job_id: int, manner: Manner) -> Result:

@@ -13,10 +13,11 @@ from ..job import NewJob
 from ..options import JobOptions
 from ..store import changing
 from . import options, render
+from .autostart import start_or_say
 from .ordering import changed_command
 from .problems import REFUSED, CommandError
 from .selecting import select_one
-from .session import NO_WORKER, Session, check_queues, live_runners
+from .session import Session, check_queues, live_runners
 from .submitting import parse_options, store
 
 
@@ -63,16 +64,16 @@ def clone(
         copy = changed_command(copy, words or [], cwd)
         stored = store(connection, [copy])
         is_served = bool(live_runners(connection))
-    [new_id] = stored.ids
-    if session.is_json:
-        fields = {"id": new_id, "queue": copy.options.queue, "kind": str(copy.kind), "created": True}
-        session.put_json("fwl.submitted/1", **fields, of=job_id, worker_alive=is_served)
-    else:
-        print(new_id)
-        render.flush()
-        session.chat(f"a copy of job {job_id} - follow: fwl logs -f {new_id}")
-    if not is_served:
-        render.say(NO_WORKER)
+        [new_id] = stored.ids
+        if session.is_json:
+            fields = {"id": new_id, "queue": copy.options.queue, "kind": str(copy.kind), "created": True}
+            session.put_json("fwl.submitted/1", **fields, of=job_id, worker_alive=is_served)
+        else:
+            print(new_id)
+            render.flush()
+            session.chat(f"a copy of job {job_id} - follow: fwl logs -f {new_id}")
+        if not is_served:
+            start_or_say(session, connection)
     return 0
 
 

@@ -64,11 +64,24 @@ def parse_fields(text: str | None) -> tuple[str, ...] | None:
     """The names in `id,state,name`."""
     if text is None:
         return None
-    names = tuple(name.strip().lower() for name in text.split(","))
-    for name in names:
-        if name not in _KNOWN:
-            raise usage(f'--fields: there is no field "{name}"', f"Fields: {' '.join(sorted(_KNOWN))}")
-    return names
+    return tuple(_field("--fields", name) for name in text.split(","))
+
+
+def parse_order(text: str | None, *, is_reversed: bool) -> tuple[str | None, bool]:
+    """The field in `name` or `-duration`, and whether the largest comes first."""
+    if text is None:
+        return None, is_reversed
+    name = text.removeprefix("-")
+    return _field("--sort", name), is_reversed != (name != text)
+
+
+def _field(option: str, text: str) -> str:
+    """The name of a field; its unit may be left out: `duration`, `created`."""
+    name = text.strip().lower()
+    for known in (name, f"{name}_s", f"{name}_at"):
+        if known in _KNOWN:
+            return known
+    raise usage(f'{option}: there is no field "{name}"', f"Fields: {' '.join(sorted(_KNOWN))}")
 
 
 def table(records: Sequence[Record], fields: Sequence[str], now: float) -> tuple[list[str], list[list[str]]]:
@@ -97,15 +110,14 @@ def value(record: Record, name: str) -> Any:
 
 
 def sort(records: list[Record], name: str | None, *, is_reversed: bool) -> list[Record]:
-    """The records by this field, those without it last."""
-    if name is not None:
-        if name not in _KNOWN:
-            raise usage(f'--sort: there is no field "{name}"', f"Fields: {' '.join(sorted(_KNOWN))}")
-        values = {id(record): value(record, name) for record in records}
-        records = sorted(records, key=lambda record: _key(values[id(record)]))
-    return records[::-1] if is_reversed else records
+    """The records by this field, those without it last either way."""
+    if name is None:
+        return records[::-1] if is_reversed else records
+    values = [(value(record, name), record) for record in records]
+    has = sorted((one for one in values if one[0] is not None), key=lambda one: _key(one[0]), reverse=is_reversed)
+    return [record for _, record in has] + [record for value, record in values if value is None]
 
 
-def _key(value: Any) -> tuple[bool, bool, Any]:
+def _key(value: Any) -> tuple[bool, Any]:
     is_number = isinstance(value, (int, float))
-    return value is None, not is_number, value if is_number else json.dumps(value)
+    return not is_number, value if is_number else json.dumps(value)

@@ -49,7 +49,7 @@ COMMANDS = {
     "queue": Entry("queueing:list_queues", "List, limit and pause queues", QUEUES),
     "queue list": Entry("queueing:list_", "List the queues"),
     "queue set": Entry("queueing:set_", "Set the limits of a queue"),
-    "queue add": Entry("queueing:set_", "Set the limits of a queue", is_hidden=True),
+    "queue add": Entry("queueing:add", "Make a queue"),
     "queue pause": Entry("queueing:pause", "Have none of its jobs begin"),
     "queue resume": Entry("queueing:resume", "Have its jobs begin again"),
     "queue remove": Entry("queueing:remove", "Remove a queue that is empty"),

@@ -48,13 +48,14 @@ def run(
         else:
             print(tick.job)
         render.flush()
-        if not live_runners(connection):
+        is_served = bool(live_runners(connection))
+        if not is_served:
             render.say(NO_WORKER)
         if not wait:
             return 0
         from .waiting import until_ended
 
-        return until_ended(session, connection, [tick.job], is_pass_through=True)
+        return until_ended(session, connection, [tick.job], is_told=not is_served)
 
 
 def _run_now(sql: sqlite3.Connection, name: str) -> tuple[Tick, Fired]:

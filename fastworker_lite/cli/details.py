@@ -126,7 +126,20 @@ def _lines(record: Record, now: float) -> list[str]:
     if record.logs is not None and job.state is State.FAILED:
         tail = last_lines(record.logs[1], 10)
         lines += ["  last lines of stderr:", *(f"    {render.clean(line)}" for line in tail)] if tail else []
-    return lines
+    return [*lines, f"next: {_next(job)}"]
+
+
+def _next(job: Job) -> str:
+    """What a person may want to type now."""
+    if job.state is State.RUNNING:
+        words = ["logs -f", "cancel"]
+    elif job.state is State.SUCCEEDED:
+        words = ["logs"]
+    elif job.has_ended:
+        words = ["logs", "retry"] if job.attempt else ["retry"]
+    else:
+        words = ["why", "edit", "cancel"]
+    return f" {render.dot(sys.stdout)} ".join(f"fwl {word} {job.id}" for word in words)
 
 
 def _fields(record: Record, now: float) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from ..store import queries
 from ..store.connection import Connection
 from . import render
 from .problems import FAILED, TIMED_OUT
-from .records import last_lines, read_records, seconds_taken, sentence
+from .records import ending, last_lines, read_records
 from .serving import Modules, Python, Queues, Workers, prepare
 from .session import Session, live_runners
 from .values import parse_duration
@@ -202,12 +202,7 @@ def _put_failed(connection: Connection, failed: list[Job]) -> None:
     """What cron should mail: each failed job with the end of its log."""
     for record in read_records(connection, failed):
         job = record.job
-        words = [
-            f"job {job.id}",
-            job.name or "",
-            sentence(job),
-            f"after {render.duration(seconds_taken(job, time.time()))}",
-        ]
+        words = [f"job {job.id}", job.name or "", ending(job)]
         render.say(" ".join(render.clean(word) for word in words if word))
         lines = [line for path in record.logs or () for line in last_lines(path, 20)]
         for line in lines + (job.traceback or "").splitlines()[-20:]:

@@ -6,18 +6,24 @@ Runs in: the command line.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from shlex import quote
 from typing import Annotated, NamedTuple
 
 import typer
 
 from ..job import TERMINAL, Job, State
-from ..store import situation
+from ..store import limits, queries, situation
 from ..store.connection import Connection
 from . import render
 from .abandoned import is_gone
 from .records import Record, attempt_text, is_lost, is_timed_out, progress_text, read_records, seconds_taken, sentence
 from .selecting import select_one
-from .session import Session, find_jobs, live_runners
+from .session import Session, find_jobs, live_runners, serves, worker_for
+
+#: How many jobs a reason names.
+_MOST_NAMED = 5
+_UNBEGUN = (State.QUEUED, State.SCHEDULED, State.BLOCKED)
 
 
 class Reason(NamedTuple):
@@ -59,6 +65,17 @@ def put_why(session: Session, word: str) -> int:
     return 0
 
 
+def put_obstacle(session: Session, connection: Connection, ids: Sequence[int]) -> None:
+    """Say what a person has to do before these jobs can end, none of which runs; nothing if they need nobody."""
+    if not live_runners(connection):
+        session.say(f"no worker is running. {_NO_RUNNER.hint}")
+    elif len(ids) == 1:
+        for record in read_records(connection, connection.read(queries.get_many, ids)):
+            reason = find_reason(connection, record, time.time())
+            if reason.hint is not None and record.job.state in _UNBEGUN:
+                session.say(render.clean(f"job {ids[0]} is {record.job.state}: {reason.text}. {reason.hint}"))
+
+
 def find_reason(connection: Connection, record: Record, now: float) -> Reason:
     """The one thing that is to be said of this job."""
     job = record.job
@@ -67,7 +84,7 @@ def find_reason(connection: Connection, record: Record, now: float) -> Reason:
     if job.state is State.SCHEDULED:
         return _why_scheduled(connection, job, now)
     if job.state is State.BLOCKED:
-        return _why_blocked(job)
+        return _why_blocked(connection, job)
     if job.state is State.RUNNING:
         return _why_running(connection, record, now)
     return _why_ended(job)
@@ -82,10 +99,14 @@ _NO_RUNNER = Reason(
 
 def _why_queued(connection: Connection, job: Job) -> Reason:
     if connection.read(situation.is_paused, job.queue):
-        return Reason("queue_paused", f'queue "{job.queue}" is paused')
+        return Reason(
+            "queue_paused", f'queue "{job.queue}" is paused', f"Let it go on: fwl resume --queue {quote(job.queue)}"
+        )
     rows = live_runners(connection)
     if not rows:
         return _NO_RUNNER
+    if not serves(rows, job.queue):
+        return Reason("no_runner", f'no worker serves queue "{job.queue}"', f"Start one: {worker_for(job.queue)}")
     ahead = connection.read(situation.count_ahead, job.id)
     if ahead:
         return Reason("jobs_ahead", f"{ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it")
@@ -104,12 +125,21 @@ def _why_scheduled(connection: Connection, job: Job, now: float) -> Reason:
     return Reason("scheduled", f"starts {soon}, at {render.local_time(job.due_at)}")
 
 
-def _why_blocked(job: Job) -> Reason:
+def _why_blocked(connection: Connection, job: Job) -> Reason:
     if (job.reason or "").startswith("no worker knows task "):
-        return Reason("unknown_task", str(job.reason), "Name the module that declares it: fwl worker --tasks MODULE")
+        module = job.task.partition(":")[0] if ":" in job.task else "MODULE"
+        hint = f"Name the module that declares it: fwl worker --tasks {quote(module)}"
+        return Reason("unknown_task", str(job.reason), hint)
     if job.reason == "held":
         return Reason("blocked", "held", f"Let it go on: fwl release {job.id}")
-    return Reason("blocked", job.reason or "it waits for something else")
+    text = job.reason or "it waits for something else"
+    if holders := connection.read(limits.holders, job.id):
+        text += f", which job {holders[0]} has" if len(holders) == 1 else f", which jobs {_listed(holders)} have"
+    return Reason("blocked", text)
+
+
+def _listed(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids[:_MOST_NAMED])) + (", ..." if len(ids) > _MOST_NAMED else "")
 
 
 # ---- while it runs, and after
@@ -132,10 +162,15 @@ def _why_running(connection: Connection, record: Record, now: float) -> Reason:
 def _why_ended(job: Job) -> Reason:
     code = str(job.state)
     if job.state is State.EXPIRED:
-        return Reason(code, f"expired: nobody had started it by {render.local_time(job.expires_at)}")
+        when = render.local_time(job.expires_at)
+        return Reason(
+            code, f"expired: nobody had started it by {when}", f"Have it run all the same: fwl retry {job.id}"
+        )
+    if job.state is State.CANCELLED and not job.attempt:
+        return Reason(code, sentence(job), f"Have it run all the same: fwl retry {job.id}")
     if is_timed_out(job):
         code = "timed_out"
     elif is_lost(job):
         code = "lost"
-    again = f"Try again: fwl retry {job.id}" if job.state is State.FAILED else None
+    again = f"Try again: fwl retry {job.id}" if job.state is not State.SUCCEEDED else None
     return Reason(code, sentence(job), again)

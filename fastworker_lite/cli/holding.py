@@ -18,10 +18,11 @@ from ..store import changing, queries, queues
 from ..store.connection import Connection
 from . import acting, options, render
 from .acting import Result
+from .autostart import start_or_say
 from .problems import NOT_FOUND, CommandError, no_such_job, usage
 from .records import state_label
 from .selecting import select
-from .session import Session, check_queues
+from .session import Session, check_queues, live_runners
 
 _UNBEGUN = frozenset({State.QUEUED, State.SCHEDULED, State.BLOCKED})
 
@@ -54,6 +55,9 @@ def _act(session: Session, words: list[str], action: str) -> int:
             results = {job_id: _DO[action](session, connection, waker, job_id) for job_id in selected}
         finally:
             waker.close()
+        is_queued = any(one.state == State.QUEUED for one in results.values())
+        if action == "release" and is_queued and not live_runners(connection):
+            start_or_say(session, connection)
     return acting.put(session, action, results)
 
 
@@ -73,8 +77,12 @@ def _hold(session: Session, connection: Connection, waker: Waker, job_id: int) -
     elif found == changing.BEHIND:
         return acting.refused(f"job {job_id} waits for the last one of its schedule; see: fwl why {job_id}", "blocked")
     else:
-        return acting.refused(f"job {job_id} has begun: it is {found}", "begun")
+        return _too_late(job_id, found)
     return Result(state=State.BLOCKED)
+
+
+def _too_late(job_id: int, found: str) -> Result:
+    return acting.refused(f"job {job_id} has {'begun' if found == State.RUNNING else 'ended'}: it is {found}", "begun")
 
 
 def _release(session: Session, connection: Connection, waker: Waker, job_id: int) -> Result:
@@ -89,7 +97,7 @@ def _release(session: Session, connection: Connection, waker: Waker, job_id: int
     elif found in _UNBEGUN or found == changing.BEHIND:
         session.chat(f"{job_id} is not held: it is {state}")
     else:
-        return acting.refused(f"job {job_id} has begun: it is {found}", "begun")
+        return _too_late(job_id, found)
     return Result(state=state)
 
 
@@ -135,13 +143,15 @@ def _pause(session: Session, words: list[str], names: list[str], is_all: bool, *
         raise usage(f"which? Give ids, --queue Q or --all: fwl {'pause' if paused else 'resume'} --queue default")
     waker = Waker()
     with session.open() as connection:
-        check_queues(connection, set(names))
+        check_queues(connection, set(names), is_made=True)
         try:
             for name in names or connection.read(queues.names):
                 queueing.change_queue(connection, waker, name, {"paused": paused})
         finally:
             waker.close()
         rows = [row for row in connection.read(queues.everybody) if is_all or row.name in names]
+        if not paused and any(row.queued for row in rows) and not live_runners(connection):
+            start_or_say(session, connection)
     if session.is_json:
         results = [{"queue": row.name, "ok": True, "action": "pause" if paused else "resume"} for row in rows]
         session.put_json("fwl.actions/1", results=results)

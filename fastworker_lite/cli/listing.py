@@ -37,16 +37,25 @@ class Wish(NamedTuple):
     is_tsv: bool = False
     is_cut: bool = True
 
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the first of all in some order are wanted, so that all must be looked at."""
+        return self.sort is not None and self.limit is not None
+
 
 def status(
     context: typer.Context,
     ids: options.Ids = None,
     everything: Annotated[bool, typer.Option("--all", "-a", help="All jobs, however many.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", "-n", metavar="N", min=0, help="At most so many.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", metavar="N", min=0, help="At most so many: the newest that ended.")
+    ] = None,
     fields: Annotated[
         str | None, typer.Option("--fields", metavar="LIST", help="What to show of each: id,state,name,exit_code.")
     ] = None,
-    sort: Annotated[str | None, typer.Option("--sort", metavar="FIELD", help="In the order of this field.")] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="[-]FIELD", help="By this field, with - the largest first.")
+    ] = None,
     is_reversed: Annotated[bool, typer.Option("--reverse", help="In the opposite order.")] = False,
     tsv: Annotated[bool, typer.Option("--tsv", help="Tab-separated, nothing cut.")] = False,
     no_trunc: Annotated[bool, typer.Option("--no-trunc", help="Cut nothing, on a terminal, too.")] = False,
@@ -63,10 +72,14 @@ def status(
     fwl status
     fwl status 45 46
     fwl status -a --state failed --since 24h
+    fwl status --sort -duration -n 5
     fwl status --watch --queue io
     fwl status --tsv --fields id,name,exit_code
+
+    With --sort and -n both, the first N are those of all jobs.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
+    field, is_backwards = columns.parse_order(sort, is_reversed=is_reversed)
     wish = Wish(
         words=[*(ids or []), *([task_id] if task_id is not None else [])],
         wanted=read_filter(session),
@@ -74,8 +87,8 @@ def status(
         is_all=everything,
         limit=limit,
         fields=columns.parse_fields(fields),
-        sort=sort,
-        is_reversed=is_reversed,
+        sort=field,
+        is_reversed=is_backwards,
         is_tsv=tsv,
         is_cut=not no_trunc,
     )
@@ -108,7 +121,8 @@ def read(connection: Connection, wish: Wish, *, is_complete: bool = False) -> li
     jobs = _select(connection, wish)
     is_complete = is_complete or wish.fields is not None
     records = [one for page in in_pages(jobs) for one in read_records(connection, page, is_complete=is_complete)]
-    return columns.sort(records, wish.sort, is_reversed=wish.is_reversed)
+    records = columns.sort(records, wish.sort, is_reversed=wish.is_reversed)
+    return records[: wish.limit] if wish.is_ranked else records
 
 
 def _select(connection: Connection, wish: Wish) -> list[Job]:
@@ -118,7 +132,7 @@ def _select(connection: Connection, wish: Wish) -> list[Job]:
         if wish.is_narrowed:
             matching = set(connection.read(selection.everything, wish.wanted._replace(ids=tuple(ids))))
             jobs = [job for job in jobs if job.id in matching]
-        return jobs[: wish.limit]
+        return jobs if wish.is_ranked else jobs[: wish.limit]
     ids = _ids(connection, wish)
     jobs_by_id = {job.id: job for job in read_jobs(connection, ids)}
     return [jobs_by_id[job_id] for job_id in ids if job_id in jobs_by_id]
@@ -126,8 +140,11 @@ def _select(connection: Connection, wish: Wish) -> list[Job]:
 
 def _ids(connection: Connection, wish: Wish) -> list[int]:
     is_asked_for_ended = len(wish.wanted.states) < len(State) and bool(wish.wanted.states & TERMINAL)
+    if wish.is_ranked:
+        return connection.read(selection.everything, wish.wanted)
     if wish.is_all or is_asked_for_ended:
-        return connection.read(selection.everything, wish.wanted)[: wish.limit]
+        found = connection.read(selection.everything, wish.wanted)
+        return found if wish.limit is None else found[max(0, len(found) - wish.limit) :]
     limit = MOST_ACTIVE if wish.limit is None and not wish.is_narrowed else wish.limit
     active = connection.read(selection.active, wish.wanted, limit)
     most = MOST_FINISHED if wish.limit is None else min(MOST_FINISHED, wish.limit - len(active))
@@ -168,7 +185,7 @@ def _put(session: Session, connection: Connection, wish: Wish) -> list[Record]:
         header, rows = columns.table(records, wish.fields or columns.FIELDS, time.time())
         render.put_columns(header, rows, is_cut=wish.is_cut)
         render.flush()
-        if not (wish.words or wish.is_narrowed or wish.is_all):
+        if not (wish.words or wish.is_narrowed or wish.is_all or wish.is_ranked):
             _put_hidden(session, connection, records)
         footer.put(session, connection)
     elif wish.limit != 0:
@@ -192,4 +209,4 @@ def _put_hidden(session: Session, connection: Connection, records: list[Record])
     counts = connection.read(queries.counts)
     hidden = sum(counts.values()) - sum(record.job.state in ACTIVE for record in records)
     if hidden > 0:
-        session.say(f"{hidden} more have not ended; all of them: fwl status -a")
+        session.say(f"{hidden} more {'has' if hidden == 1 else 'have'} not ended; all of them: fwl status -a")

@@ -48,7 +48,8 @@ OnLost = Annotated[
     str | None, typer.Option("--on-lost", metavar="retry|fail", help="What becomes of the job when its worker dies.")
 ]
 After = Annotated[
-    list[str] | None, typer.Option("--after", metavar="IDS", help="Begin when these jobs have succeeded: 46 or 46,47.")
+    list[str] | None,
+    typer.Option("--after", metavar="IDS", help="Begin when these jobs have succeeded: 46,47, a name or @last."),
 ]
 AfterAny = Annotated[
     list[str] | None, typer.Option("--after-any", metavar="IDS", help="Begin when these have ended, however they did.")

@@ -20,7 +20,7 @@ from ..job import Command, Kind, NewJob
 from ..options import JobOptions
 from . import render
 from .problems import CommandError, usage
-from .values import read_arguments
+from .values import read_arguments, typed_wrongly
 
 #: The keys of a line of --format jsonl.
 _OPTIONS = ("name", "queue", "priority", "timeout", "retries", "tags", "after", "unique", "lock")
@@ -163,15 +163,10 @@ def check_program(program: str, cwd: str, path: str) -> None:
     """Refuse what could not be started from here: most are slips of the pen."""
     if find_program(program, cwd, path) is not None:
         return
-    if "/" in program:
-        raise usage(f'no executable file "{program}"', "Queue it anyway: --no-check")
-    if any(character in program for character in " |;&<>$"):
-        from shlex import quote
+    from .advising import advise
 
-        hint = f"That is a shell line. Use:  fwl submit -c {quote(program)}"
-    else:
-        hint = "Queue it anyway: --no-check"
-    raise usage(f'no executable named "{program}" on PATH', hint)
+    what = f'no executable file "{program}"' if "/" in program else f'no executable named "{program}" on PATH'
+    raise usage(what, advise(program, cwd, path))
 
 
 @lru_cache(maxsize=64)  # of a hundred thousand lines, all but few run the same
@@ -190,7 +185,8 @@ def find_program(program: str, cwd: str, path: str) -> str | None:
 def _bulk(order: Order) -> Iterator[NewJob]:
     is_whole = order.source_format == "jsonl"
     if order.shell is not None or (is_whole and (order.task is not None or order.script is not None)):
-        raise usage("--from takes -- CMD [ARG...] or --task NAME, and with --format jsonl neither")
+        hint = """A shell line for each: fwl submit --from FILE -- sh -c 'wc -l "$1" | sort' sh {}"""
+        raise usage("--from takes -- CMD [ARG...] or --task NAME, and with --format jsonl neither", hint)
     text = _read_text("--from", order.source or "-")
     if order.source_format == "jsonl":
         for number, line in enumerate(text.splitlines(), 1):
@@ -201,9 +197,11 @@ def _bulk(order: Order) -> Iterator[NewJob]:
         raise usage(f'--format: "{order.source_format}" is not a format. Formats: lines nul jsonl')
     if not order.words and order.task is None and order.script is None:
         raise usage("nothing to run. Usage: fwl submit --from FILE -- CMD [ARG...]  ({} is the line)")
+    has_places = any("{" in text for text in _texts(order.options))
     for line in text.split("\0") if order.source_format == "nul" else text.split("\n"):
         if line:
-            yield build_one(order._replace(words=fill_in(order.words, line)))
+            options = _fill_options(order.options, line) if has_places else order.options
+            yield build_one(order._replace(words=fill_in(order.words, line), options=options))
 
 
 #: What stands for a line, or for a part of it, as in GNU parallel.
@@ -222,8 +220,33 @@ def fill_in(words: Sequence[str], line: str) -> list[str]:
 
     `{.}` is the line without its extension, `{/}` its last part, `{//}` its folder, `{/.}` the last part without its extension.
     """
-    filled = [re.sub(_PLACE, lambda found: _PLACES[found[0]](line), word) if "{" in word else word for word in words]
+    filled = [_fill(word, line) for word in words]
     return filled if any("{" in word and re.search(_PLACE, word) for word in words) else [*filled, line]
+
+
+def _fill(text: str, line: str) -> str:
+    return re.sub(_PLACE, lambda found: _PLACES[found[0]](line), text) if "{" in text else text
+
+
+#: The options that may be another one for each line, beside tags.
+_FILLED = ("name", "unique", "idempotency_key", "lock", "key")
+
+
+def _texts(options: JobOptions) -> list[str]:
+    tags = json.loads(options.tags or "{}")
+    return [*(text for name in _FILLED if (text := getattr(options, name))), *tags, *tags.values()]
+
+
+def _fill_options(options: JobOptions, line: str) -> JobOptions:
+    """As `fill_in`, of what the job is called, its tags and its keys; checked again, for the line may be anything."""
+    given: dict[str, Any] = {name: _fill(text, line) for name in _FILLED if (text := getattr(options, name))}
+    if options.tags is not None:
+        given["tags"] = {_fill(name, line): _fill(text, line) for name, text in json.loads(options.tags).items()}
+    try:
+        filled = JobOptions.parse(given)
+    except ConfigError as error:
+        raise typed_wrongly(error) from None
+    return options._replace(**{name: getattr(filled, name) for name in given})
 
 
 def _read_text(option: str, source: str) -> str:

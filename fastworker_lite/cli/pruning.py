@@ -57,8 +57,12 @@ def prune(
         session.put_json("fwl.prune/1", removed=0 if is_dry else count, matched=count)
     elif is_dry:
         print(f"{_jobs(count)} would be removed")
+    elif count:
+        session.chat(f"removed {_jobs(count)} with {'its' if count == 1 else 'their'} logs")
+    elif older_than is None:
+        session.chat("no job is as old as [keep] in the settings says. Sooner: fwl prune --older-than 7d")
     else:
-        session.chat(f"removed {_jobs(count)} with their logs")
+        session.chat("no job that ended is as old as that")
     return 0
 
 

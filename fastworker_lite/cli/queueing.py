@@ -6,7 +6,8 @@ Runs in: the command line.
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 
@@ -63,21 +64,18 @@ def _shown(row: Queue) -> list[str]:
     return [render.clean(row.name), state, *map(str, counts), *("-" if one is None else str(one) for one in limits)]
 
 
+Workers = Annotated[
+    str | None,
+    typer.Option("--workers", metavar="N", help="Run so many of its jobs at a time: N, 50% of the cores, unlimited."),
+]
+MaxLength = Annotated[
+    str | None, typer.Option("--max-length", metavar="N", help="Refuse more than so many queued, or unlimited.")
+]
+Rate = Annotated[str | None, typer.Option("--rate", metavar="N/s|m|h|d", help="Begin so many in a span, or unlimited.")]
+
+
 def set_(
-    context: typer.Context,
-    name: Name,
-    workers: Annotated[
-        str | None,
-        typer.Option(
-            "--workers", metavar="N", help="Run so many of its jobs at a time: N, 50% of the cores, unlimited."
-        ),
-    ] = None,
-    max_length: Annotated[
-        str | None, typer.Option("--max-length", metavar="N", help="Refuse more than so many queued, or unlimited.")
-    ] = None,
-    rate: Annotated[
-        str | None, typer.Option("--rate", metavar="N/s|m|h|d", help="Begin so many in a span, or unlimited.")
-    ] = None,
+    context: typer.Context, name: Name, workers: Workers = None, max_length: MaxLength = None, rate: Rate = None
 ) -> int:
     """Set the limits of a queue; makes the queue if there is none of this name.
 
@@ -85,21 +83,41 @@ def set_(
     fwl queue set mail --rate 100/h --max-length 10000
     fwl queue set gpu --workers unlimited
     """
-    session: Session = context.find_object(Session)  # type: ignore[assignment]
+    settings = _settings(workers, max_length, rate)
+    if not settings:
+        raise usage("which limit? Give --workers, --max-length or --rate")
+    return _set(context.find_object(Session), name, settings)  # type: ignore[arg-type]
+
+
+def add(
+    context: typer.Context, name: Name, workers: Workers = None, max_length: MaxLength = None, rate: Rate = None
+) -> int:
+    """Make a queue, with limits or without.
+
+    fwl queue add gpu
+    """
+    return _set(context.find_object(Session), name, _settings(workers, max_length, rate))  # type: ignore[arg-type]
+
+
+def _settings(workers: str | None, max_length: str | None, rate: str | None) -> dict[str, int | str | None]:
     typed = {
         "workers": _number("--workers", _share(workers), "N, 50% or unlimited"),
         "max_length": _number("--max-length", max_length, "N or unlimited"),
         "rate": rate,
     }
     given = {key: None if value == "unlimited" else value for key, value in typed.items() if value is not None}
-    if not given:
-        raise usage("which limit? Give --workers, --max-length or --rate")
-    settings = queueing.queue_settings(given)
+    return queueing.queue_settings(given)
+
+
+def _set(session: Session, name: str, settings: Mapping[str, int | str | None]) -> int:
     with session.open() as connection:
         before = {row.name: row for row in connection.read(queues.everybody)}.get(name)
         _change(connection, name, settings)
     changes = [f"{key} {_text(before and getattr(before, key))} -> {_text(value)}" for key, value in settings.items()]
-    session.chat(f"{render.clean(name)}: {', '.join(changes).replace('max_length', 'max length')} (lasting)")
+    if changes:
+        session.chat(f"{render.clean(name)}: {', '.join(changes).replace('max_length', 'max length')} (lasting)")
+    else:
+        session.chat(f"{render.clean(name)} {'is there' if before is None else 'was there already'}")
     return 0
 
 
@@ -135,8 +153,9 @@ def resume(context: typer.Context, name: Name) -> int:
 def _set_paused(context: typer.Context, name: str, paused: int) -> int:
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     with session.open() as connection:
-        check_queues(connection, {name})
+        check_queues(connection, {name}, is_made=True)
         _change(connection, name, {"paused": paused})
+    session.chat(f"queue {render.clean(name)} {'paused; what runs goes on' if paused else 'goes on'}")
     return 0
 
 
@@ -145,16 +164,18 @@ def remove(context: typer.Context, name: Name) -> int:
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     with session.open() as connection:
         live = connection.write(queues.remove, name)
-    if live is None:
-        raise CommandError(f'no queue "{name}"', NOT_FOUND)
+        if live is None:
+            check_queues(connection, {name}, is_made=True)
+            raise CommandError(f'no queue "{name}"', NOT_FOUND)
     if live:
         raise CommandError(
             f'queue "{name}" holds {live} jobs that have not ended', REFUSED, f"See them: fwl status --queue {name}"
         )
+    session.chat(f"{render.clean(name)} removed")
     return 0
 
 
-def _change(connection: Connection, name: str, settings: dict[str, Any]) -> None:
+def _change(connection: Connection, name: str, settings: Mapping[str, int | str | None]) -> None:
     waker = Waker()
     try:
         queueing.change_queue(connection, waker, parse_queue(name), settings)

@@ -56,7 +56,8 @@ def logs(
     ids: options.Ids = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
     lines: Annotated[
-        int | None, typer.Option("--lines", "-n", metavar="N", min=0, help="Only the last lines, of each stream.")
+        int | None,
+        typer.Option("--lines", "--tail", "-n", metavar="N", min=0, help="Only the last lines, of each stream."),
     ] = None,
     stdout: Annotated[bool, typer.Option("--stdout", help="Only what it printed to stdout.")] = False,
     stderr: Annotated[bool, typer.Option("--stderr", help="Only what it printed to stderr.")] = False,
@@ -94,6 +95,8 @@ def logs(
         raise usage("--wait waits for a job that is named: fwl logs --wait 45")
     with session.open() as connection:
         jobs = find_jobs(connection, select(session, connection, ids)) if ids else [_the_one(session, connection)]
+        if wait or follow:
+            _put_obstacle(session, connection, jobs)
         if wait:
             jobs = _wait_for_start(session, connection, jobs)
         _check(jobs, wish, is_code_wanted=exit_code_wanted)
@@ -114,17 +117,31 @@ def logs(
         return exit_code(find_jobs(connection, [jobs[0].id])[0])[0] if exit_code_wanted else 0
 
 
-def follow_jobs(session: Session, connection: Connection, ids: list[int]) -> int:
-    """Show what these jobs print until they have ended. Returns the one's exit code, or 1 when any of them did not succeed."""
+def follow_jobs(session: Session, connection: Connection, ids: list[int], *, is_told: bool) -> int:
+    """Show what these jobs print until they have ended. Returns the one's exit code, or 1 when any of them did not succeed.
+
+    *is_told* when it was said already that no worker is there.
+    """
     from .printing import Form, Printer
 
     wish = Wish(streams=frozenset(STREAMS), attempt=None, is_followed=True)
     form = Form(is_json=session.is_json, is_raw=False, has_prefix=len(ids) > 1, last_lines=None)
-    _put(session, connection, find_jobs(connection, ids), wish, Printer(form))
+    jobs = find_jobs(connection, ids)
+    if not is_told:
+        _put_obstacle(session, connection, jobs)
+    _put(session, connection, jobs, wish, Printer(form))
     ended = find_jobs(connection, ids)
     if len(ended) == 1:
         return exit_code(ended[0])[0]
     return 0 if all(job.state is State.SUCCEEDED for job in ended) else FAILED
+
+
+def _put_obstacle(session: Session, connection: Connection, jobs: Sequence[Job]) -> None:
+    left = [job.id for job in jobs if not job.has_ended]
+    if left and not any(job.state is State.RUNNING for job in jobs):
+        from .explaining import put_obstacle
+
+        put_obstacle(session, connection, left)
 
 
 def _streams(stdout: bool, stderr: bool) -> frozenset[str]:
@@ -209,7 +226,7 @@ def _put(session: Session, connection: Connection, jobs: Sequence[Job], wish: Wi
         for piece in _past(connection, job, wish):
             if piece.stream in wish.streams:
                 printer.put(piece)
-        if not (job.attempt or wish.is_followed):
+        if not job.attempt and not (wish.is_followed and job.state is State.QUEUED):
             session.chat(f"job {job.id} has not begun; see: fwl why {job.id}")
     if wish.is_followed:
         _follow(session, connection, jobs, wish, printer)

@@ -159,6 +159,12 @@ def sentence(job: Job) -> str:
     return f"{job.state}: {reason}" if reason else str(job.state)
 
 
+def ending(job: Job) -> str:
+    """The same with how long it took: `failed: exit 3 after 2.0s`, `failed: timed out after 2.0s`."""
+    taken = seconds_taken(job, time.time())
+    return sentence(job) if taken is None or is_timed_out(job) else f"{sentence(job)} after {render.duration(taken)}"
+
+
 def progress_text(progress: Progress) -> str:
     """How far a job is: `40/100 half-way there`."""
     total = "" if progress.total is None else f"/{progress.total:.12g}"

@@ -14,11 +14,12 @@ from ..job import State
 from ..sockets import Waker
 from ..store import queries
 from ..store.connection import Connection
-from . import acting, options, render
+from . import acting, options
 from .acting import Result
+from .autostart import start_or_say
 from .problems import no_such_job
 from .selecting import select
-from .session import NO_WORKER, Session, live_runners
+from .session import Session, live_runners
 
 
 def retry(context: typer.Context, ids: options.Ids = None) -> int:
@@ -36,7 +37,7 @@ def retry(context: typer.Context, ids: options.Ids = None) -> int:
         finally:
             waker.close()
         if any(result.problem is None for result in results.values()) and not live_runners(connection):
-            render.say(NO_WORKER)
+            start_or_say(session, connection)
     return acting.put(session, "retry", results)
 
 
@@ -52,5 +53,5 @@ def _retry(session: Session, connection: Connection, waker: Waker, job_id: int) 
     if found == State.RUNNING:
         return acting.refused(f"job {job_id} is running. Cancel it first: fwl cancel {job_id}", "running")
     if found == State.SUCCEEDED:
-        return acting.refused(f"job {job_id} has succeeded; submit it anew to run it again", "succeeded")
+        return acting.refused(f"job {job_id} has succeeded. Run it anew: fwl clone {job_id}", "succeeded")
     return acting.refused(f"job {job_id} is {found} already; see: fwl why {job_id}", "not_finished")

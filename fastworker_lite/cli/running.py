@@ -19,14 +19,14 @@ from ..store import queries
 from ..store.connection import Connection
 from . import options, render
 from .ordering import Order, build
+from .parents import read_parents
 from .problems import usage
-from .records import exit_code, seconds_taken, sentence
+from .records import ending, exit_code
 from .session import Session, live_runners
 from .submitting import (
     capture_environment,
     check_own_queues,
     lock_holder,
-    parse_ids,
     parse_options,
     say_skipped,
     store,
@@ -113,7 +113,8 @@ def run(
             retry_delay=retry_delay, retry_backoff=retry_backoff, retry_max_delay=retry_max_delay,
             retry_on_timeout=retry_on_timeout, expires=expires, callback=notify,
             on_lost=on_lost or session.config.job.on_lost or ("fail" if skip_if_running else None),
-            after=parse_ids(after), after_any=parse_ids(after_any), after_failure=parse_ids(after_fail),
+            after=read_parents(session, "--after", after), after_any=read_parents(session, "--after-any", after_any),
+            after_failure=read_parents(session, "--after-fail", after_fail),
             lock=lock, skip_if_running=skip_if_running, concurrency=concurrency, rate=rate, key=key,
             tags=tag,
         ).over(session.config.job),
@@ -243,8 +244,7 @@ def _replay(connection: Connection, job: Job) -> None:
 
 
 def _put_end(session: Session, job: Job, code: int, *, is_told: bool) -> None:
-    taken = render.duration(seconds_taken(job, job.finished_at or 0.0))
-    line = f"job {job.id} {render.clean(sentence(job))} after {taken}. Log: fwl logs {job.id}"
+    line = f"job {job.id} {render.clean(ending(job))}. Log: fwl logs {job.id}"
     if code in (125, 126, 127) and job.error and job.error != job.reason:
         render.say(f"error: {render.clean(job.error.splitlines()[0])}")
     elif code and is_told:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ..job import State
+from ..job import ACTIVE, State
 from ..store import queries, selection
 from ..store.connection import Connection
 from ..store.selection import Filter
@@ -20,6 +20,9 @@ from .session import Session, find_jobs
 from .values import parse_duration, parse_pairs
 
 _MOST_IDS = 100_000
+
+#: The group that is proposed to who acts on jobs in this state; the first that fits.
+_GROUPS = {State.RUNNING: "@active, ", State.QUEUED: "@queued, ", State.FAILED: "@failed, "}
 
 
 def read_filter(session: Session, states: frozenset[State] | None = None) -> Filter:
@@ -57,7 +60,8 @@ def select(
     Without words, those of the filters that are in *states*, by id. Raises when nothing was said, or when nothing is meant.
     """
     if not words and not has_filter(session) and not session.filters.get("everything"):
-        raise usage("which jobs? Give ids, @active, --queue Q or --all", "More: fwl help selectors")
+        group = next((_GROUPS[state] for state in _GROUPS if state in (states or ())), "")
+        raise usage(f"which jobs? Give ids, {group}--queue Q or --all", "More: fwl help selectors")
     wanted = read_filter(session, None if words else states)
     if words:
         ids = select_ids(connection, words)
@@ -66,13 +70,34 @@ def select(
             ids = [job_id for job_id in ids if job_id in matching]
     else:
         ids = connection.read(selection.everything, wanted)
-    if not ids:
-        raise CommandError(f"no job is {' or '.join(map(_said, words))}" if words else "no job matches", NOT_FOUND)
-    return ids
+    if not ids and words:
+        raise CommandError(f"no job is {' or '.join(map(_said, words))}", NOT_FOUND)
+    return ids or _refuse_all(session, connection, states)
+
+
+def select_to_wait_for(session: Session, connection: Connection, words: Sequence[str]) -> list[int]:
+    """As `select`, of the jobs that have not ended; where the filters find none, the newest that has.
+
+    Who waits for what was just submitted may come after its end.
+    """
+    if words or session.filters.get("states") or not session.filters:
+        return select(session, connection, words, ACTIVE)
+    wanted = read_filter(session)
+    found = sorted(connection.read(selection.active, wanted)) or connection.read(selection.ended, wanted, 1)
+    return found or _refuse_all(session, connection, ACTIVE)
 
 
 def _among(wanted: Filter, ids: Sequence[int]) -> Filter:
     return wanted._replace(ids=tuple(ids))
+
+
+def _refuse_all(session: Session, connection: Connection, states: frozenset[State] | None) -> NoReturn:
+    """No job is meant; says so of the state that it would have to be in, if there are some in another one."""
+    others = [] if states is None else connection.read(selection.everything, read_filter(session))
+    if not others:
+        raise CommandError("no job matches", NOT_FOUND)
+    wanted = " or ".join(state for state in State if state in (states or ()))
+    raise CommandError(f"no job that matches is {wanted}", NOT_FOUND)
 
 
 def _said(word: str) -> str:

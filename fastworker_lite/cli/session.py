@@ -184,18 +184,34 @@ def find_jobs(connection: Connection, ids: Sequence[int]) -> list[Job]:
     return [found[job_id] for job_id in ids]
 
 
-def check_queues(connection: Connection, names: set[str]) -> None:
-    """Refuse queues that nobody has made: most are slips of the pen, and nothing would serve them."""
+def check_queues(connection: Connection, names: set[str], *, is_made: bool = False) -> None:
+    """Refuse queues that nobody has made: most are slips of the pen, and nothing would serve them.
+
+    *is_made* where there is no --new-queue, for the command is about queues that are there.
+    """
     known = connection.read(_queue_names) | {DEFAULT_QUEUE}
     for name in sorted(names - known):
         close = difflib.get_close_matches(name, known, n=1)
-        meant = f' Did you mean "{close[0]}"?' if close else " Add --new-queue to make it."
+        remedy = "" if is_made else " Add --new-queue to make it."
+        meant = f' Did you mean "{close[0]}"?' if close else remedy
         listed = ", ".join(sorted(known))
         raise CommandError(f'no queue "{name}".{meant}  Queues: {listed}', NOT_FOUND)
 
 
 def _queue_names(sql: sqlite3.Connection) -> set[str]:
     return {row[0] for row in sql.execute("SELECT name FROM queue")}
+
+
+def serves(rows: Sequence[runners.RunnerRow], queue: str) -> bool:
+    """Whether one of these runners takes jobs of this queue."""
+    return any(row.queues is None or queue in json.loads(row.queues) for row in rows)
+
+
+def worker_for(queue: str) -> str:
+    """What to type to have jobs of this queue run."""
+    from shlex import quote
+
+    return f"fwl worker --queue {quote(queue)}"
 
 
 def knows_task(rows: Sequence[runners.RunnerRow], task: str) -> bool:

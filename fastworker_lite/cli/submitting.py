@@ -4,7 +4,6 @@ Runs in: the command line.
 """
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
@@ -12,7 +11,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from .. import payloads, producer
-from ..errors import JobNotFound
+from ..errors import ConfigError, JobNotFound
 from ..job import Kind, NewJob
 from ..options import JobOptions
 from ..sockets import Waker
@@ -21,10 +20,13 @@ from ..store.connection import Connection
 from ..store.jobs import DEFAULT_QUEUE
 from ..store.submitting import Stored
 from . import options, render
-from .ordering import Order, build, check_task
+from .autostart import start_or_say
+from .ordering import Order, build
+from .parents import read_parents
 from .problems import NOT_FOUND, CommandError, usage
-from .session import NO_WORKER, Session, check_queues, knows_task, live_runners
-from .values import parse_duration, parse_pairs, parse_priority, parse_time, read_object
+from .prospects import note_missing, say_over, standing
+from .session import Session, check_queues, live_runners
+from .values import parse_duration, parse_pairs, parse_priority, parse_time, read_object, typed_wrongly
 
 
 def submit(
@@ -41,7 +43,9 @@ def submit(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="FILE|-", help="One job for each line; {} is the line, {.} without extension."),
+        typer.Option(
+            "--from", metavar="FILE|-", help="One job for each line; {} is the line, in --name and --tag, too."
+        ),
     ] = None,
     source_format: Annotated[
         str, typer.Option("--format", metavar="lines|nul|jsonl", help="How --from is read.")
@@ -105,7 +109,10 @@ def submit(
     fwl submit -c 'ls -l | wc -l'
     fwl submit --task add 5 3
     fwl submit --in 5m --retries 3 -- curl -fsS https://example.com
-    printf 'a.mp4\\nb.mp4\\n' | fwl submit --from - -- ffmpeg -i {} {}.webm
+    ls *.mp4 | fwl submit --from - --name {.} -- ffmpeg -i {} {.}.webm
+
+    With --from, {} is the line, {.} the line without its extension, {/} its last part, {//} its folder and {/.} its last
+    part without extension: in the words, in --name, --tag, --lock, --key, --unique and --idempotency-key.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     order = Order(
@@ -125,7 +132,8 @@ def submit(
             queue=queue, priority=priority, name=name, timeout=timeout, grace=grace, retries=retries,
             retry_delay=retry_delay, retry_backoff=retry_backoff, retry_max_delay=retry_max_delay,
             retry_on_timeout=retry_on_timeout, expires=expires, callback=notify, on_lost=on_lost,
-            after=parse_ids(after), after_any=parse_ids(after_any), after_failure=parse_ids(after_fail),
+            after=read_parents(session, "--after", after), after_any=read_parents(session, "--after-any", after_any),
+            after_failure=read_parents(session, "--after-fail", after_fail),
             unique=unique, on_conflict=on_conflict, idempotency_key=idempotency_key, debounce=debounce,
             lock=lock, skip_if_running=skip_if_running, concurrency=concurrency, rate=rate, key=key,
             delay=delay, at=at, zone=zone, past_ok=past_ok, tags=tag, hold=hold,
@@ -172,7 +180,7 @@ def parse_options(
     skip_if_running: bool = False,
     tags: list[str] | None = None,
     hold: bool = False,
-    **given: str | int | float | list[str] | None,
+    **given: str | int | float | list[int] | None,
 ) -> JobOptions:
     """The options as they were typed, checked."""
     if skip_if_running:
@@ -183,18 +191,21 @@ def parse_options(
         name: parse_duration(f"--{option.replace('_', '-')}", given.pop(option, None))  # type: ignore[arg-type]
         for option, name in _SPANS.items()
     }
-    return JobOptions.parse(
-        given
-        | spans
-        | {
-            "priority": parse_priority(given.get("priority")),  # type: ignore[arg-type]
-            "retry_on_timeout": retry_on_timeout or None,
-            "tags": parse_pairs("--tag", tags) if tags else None,
-            "hold": hold or None,
-            "delay": parse_duration("--in", delay),
-            "eta": parse_time("--at", at, zone=zone, is_past_ok=past_ok),
-        }
-    )
+    if given.get("unique") is None and (spans["debounce"] is not None or given.get("on_conflict") is not None):
+        raise usage("--debounce and --on-conflict go with --unique KEY, which says of what there is to be one job")
+    if spans["debounce"] is not None and (delay is not None or at is not None):
+        raise usage("--debounce says when the job begins: give neither --in nor --at with it")
+    times = {"delay": parse_duration("--in", delay), "eta": parse_time("--at", at, zone=zone, is_past_ok=past_ok)}
+    others = {
+        "retry_on_timeout": retry_on_timeout or None,
+        "tags": parse_pairs("--tag", tags) if tags else None,
+        "hold": hold or None,
+    }
+    try:
+        priority = {"priority": parse_priority(given.get("priority"))}  # type: ignore[arg-type]
+        return JobOptions.parse(given | spans | times | others | priority)
+    except ConfigError as error:
+        raise typed_wrongly(error) from None
 
 
 def lock_key(lock: object, unique: object) -> str:
@@ -202,11 +213,6 @@ def lock_key(lock: object, unique: object) -> str:
     if not isinstance(lock, str) or unique is not None:
         raise usage("--skip-if-running goes with --lock NAME, and without --unique")
     return f"lock {lock}"
-
-
-def parse_ids(words: Sequence[str] | None) -> list[str] | None:
-    """Ids of jobs, several in one word or not: 46,47 48."""
-    return None if words is None else [one for word in words for one in word.replace(",", " ").split()]
 
 
 def check_own_queues(session: Session, connection: Connection, jobs: Sequence[NewJob]) -> None:
@@ -258,23 +264,20 @@ def _submit(session: Session, jobs: list[NewJob], way: Way) -> int:
             say_skipped(connection, holder, jobs[0])
             return 0
         stored = store(connection, jobs)
+        is_told = False
         rows = live_runners(connection)
         _put_ids(session, connection, stored, jobs, is_served=bool(rows), is_followed=way.is_followed)
         if way.skips and stored.existing:
             say_skipped(connection, stored.ids[0], jobs[0])
-        elif len(stored.existing) == len(stored.ids):
+        elif len(stored.existing) + say_over(connection, stored, jobs) == len(stored.ids):
             pass
         elif not rows:
-            if not (way.starts and _start_worker(session, connection)):
-                render.say(NO_WORKER)
+            is_told = not start_or_say(session, connection, may_start=way.starts)
         else:
-            for name in sorted({job.task for job in jobs if check_task(job) and not knows_task(rows, job.task)}):
-                render.say(
-                    f'note: no running worker knows task "{render.clean(name)}"; the job waits for one that does'
-                )
+            note_missing(rows, jobs)
         if way.is_followed:
-            return _follow(session, connection, stored)
-        return _wait(session, connection, stored) if way.is_waited_for else 0
+            return _follow(session, connection, stored, is_told=is_told)
+        return _wait(session, connection, stored, is_told=is_told) if way.is_waited_for else 0
 
 
 def _put_dry(session: Session, jobs: list[NewJob]) -> int:
@@ -289,30 +292,16 @@ def _put_dry(session: Session, jobs: list[NewJob]) -> int:
     return 0
 
 
-def _follow(session: Session, connection: Connection, stored: Stored) -> int:
+def _follow(session: Session, connection: Connection, stored: Stored, *, is_told: bool) -> int:
     from .reading import follow_jobs
 
-    return follow_jobs(session, connection, list(stored.ids))
+    return follow_jobs(session, connection, list(stored.ids), is_told=is_told)
 
 
-def _start_worker(session: Session, connection: Connection) -> bool:
-    """Start a worker, where the settings want that. True when there is one then."""
-    said = os.environ.get("FWL_AUTOSTART", "")
-    when = {"": session.config.autostart, "0": "never", "1": "tty"}.get(said, said)
-    if when not in ("tty", "never", "always"):
-        render.say(f'FWL_AUTOSTART must be tty, never or always, got "{render.clean(said)}"')
-    is_at_terminal = render.is_terminal(sys.stdin) and render.is_terminal(sys.stderr)
-    if not (when == "always" or (when == "tty" and is_at_terminal)):
-        return False
-    from .starting import start_worker
-
-    return start_worker(session, connection)
-
-
-def _wait(session: Session, connection: Connection, stored: Stored) -> int:
+def _wait(session: Session, connection: Connection, stored: Stored, *, is_told: bool) -> int:
     from .waiting import until_ended
 
-    return until_ended(session, connection, list(stored.ids), is_pass_through=True)
+    return until_ended(session, connection, list(stored.ids), is_told=is_told)
 
 
 def lock_holder(connection: Connection, job: NewJob) -> int | None:
@@ -365,9 +354,9 @@ def _put_ids(
     for job_id in sorted(stored.existing):
         _say_kept(connection, job_id)
     if len(ids) == 1 and not stored.existing:
-        queue = jobs[0].options.queue or DEFAULT_QUEUE
-        ahead = connection.read(situation.count_ahead, ids[0])
-        session.chat(f'queued in "{render.clean(queue)}" ({ahead} ahead) - follow: fwl logs -f {ids[0]}')
+        for added in connection.read(queries.get_many, ids):
+            if not added.has_ended:
+                session.chat(render.clean(standing(connection, added)))
 
 
 def _say_kept(connection: Connection, job_id: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from .. import durations
 from ..errors import ConfigError
 from . import render
-from .problems import usage
+from .problems import CommandError, usage
 
 _CLOCK = r"(\d{1,2}):(\d{2})(?::(\d{2}))?"
 
@@ -38,6 +38,16 @@ def parse_duration(option: str, text: str | None) -> float | None:
         return durations.parse_duration(text)
     except ConfigError:
         raise usage(f'{option}: cannot read "{text}". Use 90s, 5m, 1h30m or 2d.') from None
+
+
+#: What options are called whose name is another one than the value's.
+_TYPED = {"kill_grace": "grace", "callback": "notify", "eta": "at", "delay": "in", "after_failure": "after-fail", "tags": "tag"}  # fmt: skip
+
+
+def typed_wrongly(error: ConfigError) -> CommandError:
+    """The error in the words of the command line: what `retry_backoff must be`, --retry-backoff must be."""
+    name, _, rest = str(error).partition(" ")
+    return usage(f"--{_TYPED.get(name, name).replace('_', '-')} {rest}")
 
 
 def parse_time(option: str, text: str | None, *, zone: str | None, is_past_ok: bool) -> datetime | None:

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from ..job import ACTIVE
 from ..store import queries, queues
 from ..store.connection import Connection
 from ..store.queries import Standing
@@ -20,8 +19,8 @@ from . import options, render
 from .live_line import LiveLine
 from .outcomes import Course, Teller, Wish, put_detached, put_given_up, put_tail, put_timeout, running_ids
 from .problems import NOT_FOUND, TIMED_OUT, CommandError, no_such_job, usage
-from .selecting import select
-from .session import Session, live_runners
+from .selecting import select_to_wait_for
+from .session import Session
 from .values import parse_duration
 from .watching import Look, looks, until_drained
 
@@ -50,6 +49,8 @@ def wait(
     fwl wait --queue gpu --drained
 
     The jobs are those that are there when it begins, but for --drained. One whose record is removed is not waited for any longer.
+    By --queue, --name, --tag and --since those are meant that have not ended; if all have, the newest of them says how it
+    ended, so that a job may be over before it is waited for.
     """
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     seconds = parse_duration("--timeout", timeout)
@@ -65,7 +66,7 @@ def wait(
     with session.open() as connection:
         if drained:
             return _until_drained(session, connection, _queue_alone(session, ids, wish), seconds)
-        selected = select(session, connection, ids or [], ACTIVE)
+        selected = select_to_wait_for(session, connection, ids or [])
         if wish.is_pass_through and len(selected) != 1 and not is_any:
             raise usage("--exit-code takes one job, or --any")
         if wish.is_pass_through and wish.is_for_start:
@@ -80,21 +81,21 @@ def _queue_alone(session: Session, ids: Sequence[str] | None, wish: Wish) -> str
     return str(session.filters["queue"])
 
 
-def until_ended(session: Session, connection: Connection, ids: list[int], *, is_pass_through: bool = False) -> int:
-    """Wait, say of each job how it ended, and return the exit code."""
-    return _wait(session, connection, ids, Wish(is_pass_through=is_pass_through))
+def until_ended(session: Session, connection: Connection, ids: list[int], *, is_told: bool) -> int:
+    """Wait for what was submitted, and return the exit code. *is_told* when it was said already that no worker is there."""
+    return _wait(session, connection, ids, Wish(is_pass_through=True), is_told=is_told)
 
 
 # ---- the wait
 
 
-def _wait(session: Session, connection: Connection, ids: list[int], wish: Wish) -> int:
+def _wait(session: Session, connection: Connection, ids: list[int], wish: Wish, *, is_told: bool = False) -> int:
     course, teller = Course(ids, wish), Teller(session, connection, wish)
     try:
         with contextlib.closing(looks(connection, ids, wish.seconds, is_for_start=wish.is_for_start)) as seen:
             for number, look in enumerate(seen):
                 if number == 0:
-                    _check_first(session, connection, look)
+                    _check_first(session, connection, look, is_told=is_told)
                 elif not look.over:
                     _recover(session, connection, look.left)
                 teller.tell(course.take(look))
@@ -113,12 +114,14 @@ def _wait(session: Session, connection: Connection, ids: list[int], wish: Wish) 
     return course.exit_code
 
 
-def _check_first(session: Session, connection: Connection, look: Look) -> None:
-    """Refuse jobs that do not exist, and say if nobody is there who would run one."""
+def _check_first(session: Session, connection: Connection, look: Look, *, is_told: bool) -> None:
+    """Refuse jobs that do not exist, and say what they wait for that does not come by itself."""
     if look.gone:
         raise no_such_job(look.gone[0], connection.read(queries.newest_id))
-    if look.left and not running_ids(look.left) and not live_runners(connection):
-        session.chat("no worker is running. Start one: fwl worker   Or run the queue now: fwl drain")
+    if look.left and not running_ids(look.left) and not is_told:
+        from .explaining import put_obstacle
+
+        put_obstacle(session, connection, list(look.left))
 
 
 def _recover(session: Session, connection: Connection, left: Mapping[int, Standing]) -> None:
