@@ -94,6 +94,7 @@ def prepare(folder: Path) -> Path:
     folder.mkdir()
     (folder / "fastworker.toml").write_text(SETTINGS)
     (folder / "mytasks.py").write_text(TASKS)
+    (folder / "a.mp4").touch()
     (folder / "bin").mkdir()
     (folder / "fetch.sh").write_text("#!/bin/sh\n")
     (folder / "fetch.sh").chmod(0o755)
