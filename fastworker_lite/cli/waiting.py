@@ -94,13 +94,15 @@ def _wait(session: Session, connection: Connection, ids: list[int], wish: Wish, 
     try:
         with contextlib.closing(looks(connection, ids, wish.seconds, is_for_start=wish.is_for_start)) as seen:
             for number, look in enumerate(seen):
-                if number == 0:
-                    _check_first(session, connection, look, is_told=is_told)
-                elif not look.over:
+                if number == 0 and look.gone:
+                    raise no_such_job(look.gone[0], connection.read(queries.newest_id))
+                if number and not look.over:
                     _recover(session, connection, look.left)
                 teller.tell(course.take(look))
                 if course.is_over:
                     break
+                if number == 0 and not is_told:
+                    _put_obstacle(session, connection, look)
                 teller.draw(course)
     except KeyboardInterrupt:
         teller.line.erase()
@@ -114,11 +116,9 @@ def _wait(session: Session, connection: Connection, ids: list[int], wish: Wish, 
     return course.exit_code
 
 
-def _check_first(session: Session, connection: Connection, look: Look, *, is_told: bool) -> None:
-    """Refuse jobs that do not exist, and say what they wait for that does not come by itself."""
-    if look.gone:
-        raise no_such_job(look.gone[0], connection.read(queries.newest_id))
-    if look.left and not running_ids(look.left) and not is_told:
+def _put_obstacle(session: Session, connection: Connection, look: Look) -> None:
+    """Say what the jobs wait for that does not come by itself."""
+    if not running_ids(look.left):
         from .explaining import put_obstacle
 
         put_obstacle(session, connection, list(look.left))
