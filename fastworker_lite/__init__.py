@@ -13,18 +13,12 @@ Follow a job through client, producer, store.jobs, worker, execution and exchang
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 if os.name != "posix":
     raise ImportError("fastworker_lite needs Unix sockets and kernel locks: it runs on Linux and macOS, not on Windows")
 
 __version__ = "0.1.0"
-
-if getattr(sys, "frozen", False):  # a frozen program starts its workers by starting itself
-    from multiprocessing import freeze_support
-
-    freeze_support()
 
 if TYPE_CHECKING:
     from .client import Client as Client
@@ -49,6 +43,7 @@ if TYPE_CHECKING:
     from .errors import SerializationError as SerializationError
     from .errors import StorageError as StorageError
     from .errors import StorageFull as StorageFull
+    from .freezing import freeze_support as freeze_support
     from .graph import call as call
     from .handles import JobHandle as JobHandle
     from .listener import CallbackListener as CallbackListener
@@ -67,6 +62,7 @@ _WHERE = {
     "CallbackListener": "listener",
     "SyncCallbackListener": "listener",
     "SyncClient": "sync",
+    "freeze_support": "freezing",
     "call": "graph",
     "current_job": "current",
     "CallbackInfo": "tasks.models",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from fastworker_lite import freeze_support
+
+freeze_support()  # what follows is not for workers
+
 import os
 import sys
 import threading
+import tkinter
+from tkinter import ttk
 
-from fastworker_lite import SyncClient  # before anything else is done: in a frozen program, workers begin and end here
+from lateness import TICK, Lateness
+from rendering import render
 
-if True:  # what follows is not for workers
-    import tkinter
-    from tkinter import ttk
-
-    from lateness import TICK, Lateness
-    from rendering import render
+from fastworker_lite import SyncClient
 
 print("body", os.getpid(), flush=True)
 
