@@ -146,8 +146,10 @@ def test_a_program_that_does_not_ask_whether_it_is_a_worker_is_told_so(database,
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     monkeypatch.setattr(sys, "argv", ["tool", "--multiprocessing-fork", "tracker_fd=None", "pipe_handle=3"])
 
-    with pytest.raises(ConfigError, match="freeze_support"), SyncClient(database, runner="own"):
-        pass
+    client = SyncClient(database, runner="own")
+    with pytest.raises(ConfigError, match="freeze_support"):
+        client.start()
+    client.close()
 
 
 def test_a_program_that_is_not_frozen_goes_on():
