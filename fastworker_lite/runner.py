@@ -8,13 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 import threading
-from multiprocessing import spawn
 
-from . import declarations, leases
+from . import declarations, freezing, leases
 from .endings import close_when_main_thread_ends
-from .errors import ConfigError
 from .paths import SidePaths
 from .scheduler import Scheduler
 from .settings import Config
@@ -42,10 +39,7 @@ class Runner:
         Without *has_cron* it sees to no schedules. With *idle_exit* it ends after so many seconds without anything to do.
         *role* is what its row says of this process. Raises `ConfigError` when the configuration's schedules cannot be.
         """
-        if getattr(sys, "frozen", False) and spawn.is_forking(sys.argv):
-            raise ConfigError(
-                "this process is a worker, and ran the program instead: call fastworker_lite.freeze_support() first of all"
-            )
+        freezing.check_called()
         self._database = database
         self._is_standby = is_standby
         self._scheduler = Scheduler(database, config, output=output, has_cron=has_cron, idle_exit=idle_exit, role=role)

@@ -6,8 +6,8 @@ import os
 import threading
 
 
-def measure(text: str) -> tuple[int, int, bool]:
-    """The length of *text*, the process that found it, and whether its threads can import what it can."""
+def measure(text: str) -> tuple[int, bool, str | None]:
+    """The length of *text*, whether this process's threads can import what it can, and where it looks for libraries."""
     found: list[object] = []
 
     def look() -> None:
@@ -18,4 +18,4 @@ def measure(text: str) -> tuple[int, int, bool]:
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     thread.join(5)
-    return len(text), os.getpid(), bool(found)
+    return len(text), bool(found), os.environ.get("LD_LIBRARY_PATH")

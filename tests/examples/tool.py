@@ -3,7 +3,8 @@
 sum 1 2 3       what the program's own function makes of it, in a worker process
 measure TEXT    what a module of the program makes of it
 leave TEXT      leave that to whoever comes: nobody is started
-hold            start workers, print their process ids, and stay
+own NUMBER      what a process makes of it that the program starts with multiprocessing
+hold            have two workers work, and stay
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from fastworker_lite import freeze_support
 
 freeze_support()
 
+import multiprocessing
 import os
 import sys
 import time
@@ -31,8 +33,8 @@ def doubled(numbers: list[int]) -> tuple[int, int]:
     return FACTOR * sum(numbers), os.getpid()
 
 
-def work() -> None:
-    time.sleep(600)
+def show(number: str) -> None:
+    print("own", FACTOR * int(number), flush=True)
 
 
 def run(client: SyncClient, command: str, words: list[str]) -> None:
@@ -40,14 +42,15 @@ def run(client: SyncClient, command: str, words: list[str]) -> None:
         total, pid = client.submit(doubled, [int(word) for word in words]).result(timeout=30)
         print("sum", total, "here" if pid == os.getpid() else "in a worker")
     elif command == "measure":
-        length, _, can_import = client.submit(measure, words[0]).result(timeout=30)
-        print("measured", length, can_import)
+        print("measured", *client.submit(measure, words[0]).result(timeout=30))
     elif command == "leave":
         print("left", client.submit(measure, words[0]).id)
+    elif command == "own":
+        process = multiprocessing.get_context("spawn").Process(target=show, args=words)
+        process.start()
+        process.join()
     elif command == "hold":
-        pids = {client.submit(doubled, []).result(timeout=30)[1] for _ in range(20)}
-        client.submit(work)
-        print("workers", *pids, flush=True)
+        client.map(time.sleep, [600, 600])
         time.sleep(600)
 
 
@@ -58,4 +61,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    multiprocessing.freeze_support()  # for `show`: workers have gone their way by now
     main()
