@@ -249,17 +249,16 @@ def test_with_selectors_thousands_of_jobs_leave_the_loop_its_time(client):
         threads.add(threading.current_thread())
         results.append(job.result())
 
-    other = threading.Thread(target=submit_many, args=(client, take))
+    submit_many(client, take)
+    lateness.begin()
     with selectors.DefaultSelector() as selector:
         selector.register(client, selectors.EVENT_READ, client.dispatch)
-        other.start()
         while len(results) < MANY:
             for key, _ in selector.select(lateness.left()):
                 key.data()
             if not lateness.left():
                 lateness.tick()
         selector.unregister(client)
-    other.join()
     check_many("selectors", lateness, threads, results)
 
 
@@ -280,9 +279,10 @@ def test_with_asyncio_thousands_of_jobs_leave_the_loop_its_time(client):
                 await asyncio.sleep(lateness.left())
                 lateness.tick()
 
+        submit_many(client, take)
+        lateness.begin()
         loop.add_reader(client, client.dispatch)
         ticking = loop.create_task(tick())
-        await asyncio.to_thread(submit_many, client, take)
         await all_told.wait()
         loop.remove_reader(client)
         await ticking

@@ -13,6 +13,9 @@ class Lateness:
 
     def __init__(self) -> None:
         self._late: list[float] = []
+        self.begin()
+
+    def begin(self) -> None:
         self._due = time.monotonic() + TICK
 
     def tick(self) -> None:
