@@ -21,11 +21,6 @@ if os.name != "posix":
 
 __version__ = "0.1.0"
 
-if getattr(sys, "frozen", False):  # a frozen program starts its workers by starting itself
-    from multiprocessing import freeze_support
-
-    freeze_support()
-
 if TYPE_CHECKING:
     from .client import Client as Client
     from .current import current_job as current_job
@@ -49,6 +44,7 @@ if TYPE_CHECKING:
     from .errors import SerializationError as SerializationError
     from .errors import StorageError as StorageError
     from .errors import StorageFull as StorageFull
+    from .freezing import freeze_support as freeze_support
     from .graph import call as call
     from .handles import JobHandle as JobHandle
     from .listener import CallbackListener as CallbackListener
@@ -67,6 +63,7 @@ _WHERE = {
     "CallbackListener": "listener",
     "SyncCallbackListener": "listener",
     "SyncClient": "sync",
+    "freeze_support": "freezing",
     "call": "graph",
     "current_job": "current",
     "CallbackInfo": "tasks.models",
@@ -113,3 +110,9 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
     globals()[name] = value
     return value
+
+
+if getattr(sys, "frozen", False):  # a frozen program starts its workers by starting itself
+    from .freezing import freeze_support
+
+    freeze_support()

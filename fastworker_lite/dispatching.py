@@ -26,8 +26,9 @@ from .watches import Alarm
 LOOK_AGAIN = 1.0
 #: As often as a job's progress is written down.
 LOOK_FOR_PROGRESS = 0.2
-#: Seconds for which one `dispatch` calls functions: the loop has other things to do.
+#: Seconds for which one `dispatch` calls functions, and jobs that it looks at: the loop has other things to do.
 TURN = 0.01
+PORTION = 1000
 
 
 class _Watched:
@@ -51,6 +52,8 @@ class Dispatcher:
         self._watched: dict[int, _Watched] = {}
         self._new: set[int] = set()
         #: Those with which our address is not stored yet.
+        self._unseen: list[int] = []
+        #: Those that are still to be looked at before it is begun anew.
         self._due: deque[Callable[[], object]] = deque()
         name = f"res-{os.getpid()}-{os.urandom(4).hex()}"
         self._socket = WakeSocket(os.path.join(socket_directory(paths), name))
@@ -90,10 +93,14 @@ class Dispatcher:
             self._set_alarm()
 
     def _look(self) -> None:
-        """Read how it stands with the jobs, and note what is to be called."""
-        self._socket.clear()
+        """Read how it stands with the next of the jobs, and note what is to be called."""
         with self._lock:
-            ids, new = sorted(self._watched), sorted(self._new)
+            if not self._unseen:
+                self._socket.clear()
+                self._unseen = sorted(self._watched)
+            ids, self._unseen = self._unseen[:PORTION], self._unseen[PORTION:]
+            ids = [job_id for job_id in ids if job_id in self._watched]
+            new = [job_id for job_id in ids if job_id in self._new]
             talking = [job_id for job_id in ids if self._watched[job_id].on_progress]
         if new:
             self._call(Connection.write_fast, waiters.add_unfinished, new, self._socket.address)
@@ -134,7 +141,7 @@ class Dispatcher:
         with self._lock:
             if self._alarm.is_closed:
                 return  # one of the functions has closed the client
-            if self._due or self._new:
+            if self._due or self._new or self._unseen:
                 self._alarm.set(0)
             elif any(watched.on_progress for watched in self._watched.values()):
                 self._alarm.set(LOOK_FOR_PROGRESS)
@@ -146,6 +153,7 @@ class Dispatcher:
         with self._lock:
             self._watched.clear()
             self._new.clear()
+            self._unseen.clear()
             self._due.clear()
             self._alarm.close()
             self._socket.close()

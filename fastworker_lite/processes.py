@@ -71,7 +71,8 @@ class _Launch(popen_spawn_posix.Popen):
         data = self._preparation(process_obj)
         child_reads, parent_writes = os.pipe()
         try:
-            # tracker_fd=None: the child starts a resource tracker of its own if a task ever needs one.
+            # tracker_fd=None: the child starts a resource tracker of its own if a task ever needs one. By it, too,
+            # `freeze_support` tells our workers from what the program starts with multiprocessing.
             command = spawn.get_command_line(tracker_fd=None, pipe_handle=child_reads)
             with _without_interrupts():
                 self.pid = util.spawnv_passfds(_executable(), command, [child_reads, *process_obj.descriptors])

@@ -5,6 +5,7 @@ Runs in: the application's process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -15,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 from . import calls, declarations, producer, queueing, registration, relay, schedules
 from . import config as configuration
 from .dispatching import Dispatcher
-from .errors import ConfigError, ForkedError, JobNotFound
+from .errors import ConfigError, DatabaseGone, FastWorkerError, ForkedError, JobNotFound
 from .events import events_of
 from .graph import Call, build_calls, chained, joined
 from .job import NewJob
@@ -93,6 +94,13 @@ class SyncClient:
                 self._connection = Connection(self.database, durability=self.config.durability, blocks_signals=True)
             return function(self._connection, *args)
 
+    def _call_open(self, function: Callable[..., T], *args: Any) -> T:
+        """As `_call`, for who may find that another thread has closed the file meanwhile."""
+        with self._lock:
+            if self._connection is None:
+                raise DatabaseGone(f"{self.database} was closed")
+            return self._call(function, *args)
+
     def close(self) -> None:
         """Stop the runner, wait until what runs has ended, and close the file."""
         runner, self._runner = self._runner, None
@@ -100,11 +108,13 @@ class SyncClient:
             runner.stop()
             runner.join()
         with self._lock:
-            while self._waiters:
-                self._waiters.pop().close()
-            dispatcher, self._dispatcher = self._dispatcher, None
-            if dispatcher is not None:
-                dispatcher.close()
+            waiting: list[Waiter | Dispatcher] = [*self._waiters]
+            if self._dispatcher is not None:
+                waiting.append(self._dispatcher)
+            self._waiters, self._dispatcher = [], None
+            for one in waiting:
+                with contextlib.suppress(FastWorkerError):  # rows that name it do no harm
+                    one.close()
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
@@ -203,7 +213,7 @@ class SyncClient:
         self._call(_nothing)  # in a forked child this raises
         with self._lock:
             if self._dispatcher is None:
-                self._dispatcher = Dispatcher(self._call, SidePaths.of(self.database))
+                self._dispatcher = Dispatcher(self._call_open, SidePaths.of(self.database))
             return self._dispatcher
 
     # ---- queues
@@ -287,12 +297,17 @@ class SyncClient:
 
     def _wait_any(self, numbers: list[int], timeout: float | None) -> list[Ended]:
         """Those of these jobs that have ended, as soon as one has; none after *timeout* seconds."""
+        self._call(_nothing)
         with self._lock:
-            waiter = self._waiters.pop() if self._waiters else Waiter(self._call, SidePaths.of(self.database))
+            waiter = self._waiters.pop() if self._waiters else Waiter(self._call_open, SidePaths.of(self.database))
         try:
             return waiter.first(numbers, timeout)
         finally:
-            self._waiters.append(waiter)
+            with self._lock:
+                if self._connection is None:
+                    waiter.discard()
+                else:
+                    self._waiters.append(waiter)
 
 
 class SyncBoundOptions:

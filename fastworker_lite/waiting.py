@@ -50,6 +50,10 @@ class Waiter:
                 found = self._call(producer.wait_for, ids, self._socket.address)  # sees a removed record, too
         return found
 
+    def discard(self) -> None:
+        """Remove the socket."""
+        self._socket.close()
+
     def close(self) -> None:
         """Remove the socket, and the rows that name it."""
         self._socket.close()

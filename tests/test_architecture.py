@@ -19,7 +19,7 @@ LAYERS = {
     "edges": "interpreters pings store leases sockets streams watches current output execution processes surroundings foreign",
     "flow": "exchange batches worker async_worker pool building calls producer graph relay commands declarations firing schedules results waiting dispatching logs events hooks recovery retention changing queueing registration idleness scheduler callbacks intake reception listener",
     # What a user opens. A client starts a runner in its own process, so it stands beside the runner, not below it.
-    "doors": "runner client handles sync sync_handles cli integrations",
+    "doors": "runner client handles sync sync_handles cli integrations freezing",
 }
 ORDER = list(LAYERS)
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
@@ -33,6 +33,7 @@ OWNERS = {
     "click": "cli/",
     "rich": "cli/",
     "fastapi": "integrations/",
+    "PyInstaller": "freezing/",
 }
 
 #: Statements with constants of ours in a PRAGMA, which takes no parameters.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -12,15 +14,18 @@ import pytest
 from fastworker_lite import (
     Client,
     ConfigError,
+    DatabaseGone,
     JobCancelled,
     JobFailed,
     JobNotFound,
     PayloadTooLarge,
     ResultTimeout,
     SerializationError,
+    SyncClient,
     TaskPriority,
     TaskStatus,
 )
+from fastworker_lite.store.connection import Connection
 from tests import sample_tasks
 
 
@@ -390,3 +395,33 @@ def test_what_was_submitted_before_the_end_is_stored_and_answered(database):
 
     ids, states = run(main())
     assert len(set(ids)) == 50 and states == ["queued"] * 50
+
+
+def test_a_thread_that_waits_is_told_that_the_client_was_closed_and_leaves_nothing_open(submitter):
+    said = []
+    client = SyncClient(submitter.database, runner="never")
+    handle = client.options(delay=60).submit(sample_tasks.add, 1, 2)
+
+    def wait():
+        try:
+            handle.result(timeout=20)
+        except DatabaseGone as error:
+            said.append(str(error))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while not submitter._call(Connection.read, lambda sql: sql.execute("SELECT 1 FROM waiter").fetchone()):
+        time.sleep(0.01)
+    client.close()
+    waiting.join()
+    assert said == [f"{client.database} was closed"] and client._connection is None and client._waiters == []
+
+
+def test_a_client_whose_file_is_gone_can_be_closed(database):
+    client = SyncClient(database, runner="never")
+    client.options(delay=60).submit(sample_tasks.add, 1, 2).on_done(print)
+    client.dispatch()
+    os.rename(database, f"{database}.old")
+
+    client.close()
+    assert client._connection is None
