@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from shlex import quote
+from shlex import join, quote
 
 from .. import __version__, interpreters
 from ..errors import ConfigError, FastWorkerError
@@ -18,6 +18,7 @@ from ..settings import Config
 from .configuring import find_faults, short_text
 from .findings import Finding, ok, problem, warning
 from .problems import CommandError
+from .program import python_command
 from .session import Session
 
 #: Seconds that a task module has to be imported.
@@ -141,7 +142,7 @@ def tasks(session: Session) -> Iterator[Finding]:
         if fault is None:
             yield ok("tasks", f"{module} can be imported, with {folder} first on sys.path")
         else:
-            hint = f"cd {quote(folder)} && {quote(sys.executable)} -c 'import {module}'"
+            hint = f"cd {quote(folder)} && {join(python_command())} -c 'import {module}'"
             yield problem("tasks", f"{module} cannot be imported, with {folder} first on sys.path: {fault}", hint)
 
 
@@ -167,7 +168,7 @@ def import_fault(module: str, folder: str, seconds: float = IMPORT_PATIENCE) -> 
 
     with TemporaryFile() as said:
         child = subprocess.Popen(
-            [sys.executable, "-B", "-P", "-c", _IMPORT, folder, module],
+            [*python_command(), "-B", "-P", "-c", _IMPORT, folder, module],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
         )  # fmt: skip
         try:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import sys
 from dataclasses import dataclass, replace
 
 from . import render
 from .problems import usage
+from .program import own_command
 
 #: Seconds that the service manager waits for longer than the worker does.
 _MARGIN = 10.0
@@ -46,7 +46,7 @@ class Service:
 
     def command(self, verb: str) -> list[str]:
         """`fwl worker` or `fwl drain`, with no need for a PATH or a current folder."""
-        words = [sys.executable, "-m", "fastworker_lite", verb, "--db", self.database]
+        words = [*own_command(), verb, "--db", self.database]
         return words if self.config is None else [*words, "--config", self.config]
 
     @property
@@ -116,7 +116,8 @@ def is_plist_of(service: Service, text: str) -> bool:
         words = plistlib.loads(text.encode())["ProgramArguments"]
     except (ValueError, KeyError, TypeError, plistlib.InvalidFileException):
         return False
-    return bool(words[:6] == service.command("worker")[:6])
+    command = replace(service, config=None).command("worker")
+    return bool(words[: len(command)] == command)
 
 
 def crontab_line(service: Service) -> str:

@@ -1,0 +1,59 @@
+"""Where `fwl` begins when it is one file: .ci/build_binary.py freezes this.
+
+`one_file.sh` starts it, and says in FWL_ONE_FILE where the file is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+#: Where systems keep the certificates that they trust. This OpenSSL would look where its builder kept them.
+_CERTIFICATES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    os.path.join(sys.prefix, "share", "certs.pem"),
+)
+
+
+def main() -> None:
+    _be_as_python_is()
+    words = sys.argv[1:]
+    if words[:1] == ["--multiprocessing-fork"]:  # a worker, or another process that multiprocessing starts
+        from multiprocessing.spawn import freeze_support
+
+        _trust_certificates()
+        freeze_support()  # does not return
+    from fastworker_lite.cli import as_python
+
+    is_named = words[:1] == ["_python"]
+    if is_named or as_python.read(words).kind in ("c", "m"):  # what programs give to sys.executable
+        _trust_certificates()
+        as_python.run(words[1:] if is_named else words)
+        return
+    from fastworker_lite.cli.main import main as run
+
+    run()
+
+
+def _be_as_python_is() -> None:
+    """See to what an embedded Python leaves undone: its signals, and its name."""
+    sys.argv[0] = os.environ.pop("FWL_ONE_FILE", sys.argv[0])
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _trust_certificates() -> None:
+    """Only for code of the user's: a command has no use for it, and must not hand it on to its jobs."""
+    if "SSL_CERT_FILE" not in os.environ and "SSL_CERT_DIR" not in os.environ:
+        found = [path for path in _CERTIFICATES if os.path.exists(path)]
+        os.environ.update({"SSL_CERT_FILE": path for path in found[:1]})
+
+
+if __name__ == "__main__":
+    main()
