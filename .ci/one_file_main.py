@@ -51,8 +51,7 @@ def _be_as_python_is() -> None:
 def _trust_certificates() -> None:
     """Only for code of the user's: a command has no use for it, and must not hand it on to its jobs."""
     if "SSL_CERT_FILE" not in os.environ and "SSL_CERT_DIR" not in os.environ:
-        found = [path for path in _CERTIFICATES if os.path.exists(path)]
-        os.environ.update({"SSL_CERT_FILE": path for path in found[:1]})
+        os.environ["SSL_CERT_FILE"] = next(filter(os.path.exists, _CERTIFICATES), _CERTIFICATES[-1])
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 
+from ..interpreters import is_bundled
+
 #: Whether we are the file that brings its own Python. Its path is in sys.argv[0] then.
-IS_ONE_FILE = bool(getattr(sys, "frozen", False))
+IS_ONE_FILE = is_bundled()
 
 
 def own_command() -> list[str]:
