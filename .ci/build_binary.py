@@ -70,6 +70,7 @@ def freeze(bundle: Path) -> None:
         packages=PACKAGES,
         includes=[name for name in sorted(sys.stdlib_module_names - LEFT_OUT_NATIVE) if is_native(name)],
         excludes=sorted(LEFT_OUT | LEFT_OUT_NATIVE),
+        bin_includes=["libz.so"],  # every desktop has it, the smallest servers do not
         replace_paths=[("*", "")],
         target_dir=bundle,
         compress=False,

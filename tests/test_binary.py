@@ -66,6 +66,7 @@ class Machine:
     """A root folder with busybox and the C library; or this machine's, with nothing on PATH that it does not name."""
 
     def __init__(self, folder: Path, built: Path) -> None:
+        self._started: list[subprocess.Popen[str]] = []
         busybox = shutil.which("busybox")
         self.is_apart = bool(busybox) and os.geteuid() == 0 and shutil.which("chroot") is not None
         self.root = folder / "root"
@@ -112,10 +113,19 @@ class Machine:
         )  # fmt: skip
 
     def start(self, *words: str, **changed: str | None) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.words(*words, **changed), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Leave no process."""
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+        for process in self._started:
+            process.communicate()
 
     def path(self, name: str) -> Path:
         """A file of the home folder, as seen from here."""
@@ -142,8 +152,7 @@ class Machine:
 def machine(tmp_path: Path, built: Path) -> Iterator[Machine]:
     machine = Machine(tmp_path, built)
     yield machine
-    for pid in machine.processes():
-        os.kill(pid, signal.SIGKILL)
+    machine.end()
 
 
 def until(is_so: Callable[[], object], seconds: float = 30) -> None:
