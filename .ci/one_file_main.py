@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
+import threading
+from typing import NoReturn
 
 #: Where systems keep the certificates that they trust. This OpenSSL would look where its builder kept them.
 _CERTIFICATES = (
@@ -19,7 +23,37 @@ _CERTIFICATES = (
 )
 
 
-def main() -> None:
+def main() -> NoReturn:
+    """Run, and end as Python would but for what it does last.
+
+    Were it to take itself apart, threads that still run would be ended by pthread_exit; and that needs libgcc_s, which
+    is not on every machine and cannot be brought, because it belongs to the C library's version.
+    """
+    code = 0
+    try:
+        _run()
+    except SystemExit as error:
+        code = _exit_code(error)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 130 if isinstance(sys.exception(), KeyboardInterrupt) else 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+def _exit_code(error: SystemExit) -> int:
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    if error.code is not None:
+        print(error.code, file=sys.stderr)
+    return int(error.code is not None)
+
+
+def _run() -> None:
     _be_as_python_is()
     words = sys.argv[1:]
     if words[:1] == ["--multiprocessing-fork"]:  # a worker, or another process that multiprocessing starts

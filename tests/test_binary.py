@@ -32,6 +32,7 @@ from fastworker_lite import task
 
 @task
 def add(a, b):
+    print(a, "and", b)
     return a + b
 
 @task
@@ -68,7 +69,7 @@ class Machine:
     def __init__(self, folder: Path, built: Path) -> None:
         self._started: list[subprocess.Popen[str]] = []
         self.root = folder / "root"
-        for name in ("bin", "home", "tmp", "dev", "proc"):
+        for name in ("bin", "home", "tmp", "dev/shm", "proc"):
             (self.root / name).mkdir(parents=True)
         (self.root / "tmp").chmod(0o1777)
         busybox = shutil.which("busybox")
@@ -101,6 +102,10 @@ class Machine:
                 shutil.copy(path.resolve(), copy)
         for name, numbers in {"null": (1, 3), "urandom": (1, 9), "zero": (1, 5)}.items():
             os.mknod(self.root / "dev" / name, stat.S_IFCHR | 0o666, os.makedev(*numbers))
+
+    def write_tasks(self) -> None:
+        self.path("mine.py").write_text(TASKS)
+        self.path("fastworker.toml").write_text('tasks = ["mine"]\n')
 
     def words(self, *words: str, **changed: str | None) -> list[str]:
         variables = {"HOME": self.home, "PATH": "/bin" if self.is_apart else ""} | changed
@@ -179,13 +184,13 @@ def test_it_says_what_it_brings(machine: Machine) -> None:
 
 
 def test_jobs_of_the_shell_and_of_python_run_where_there_is_no_python(machine: Machine) -> None:
-    machine.path("mine.py").write_text(TASKS)
+    machine.write_tasks()
 
     assert machine.fwl("submit", "--", "/bin/sh", "-c", "echo from the shell").returncode == 0
     for words in (["add", "--args", "2", "3"], ["double_elsewhere", "--args", "[-1, -2]"], ["ask_python"]):
         result = machine.fwl("submit", "--task-name", f"mine:{words[0]}", *words[1:])
         assert result.returncode == 0, result.stderr
-    drained = machine.fwl("drain", "--tasks", "mine")
+    drained = machine.fwl("drain")
 
     assert drained.returncode == 0, drained.stderr
     assert machine.fwl("logs", "1").stdout == "from the shell\n"
@@ -196,10 +201,11 @@ def test_jobs_of_the_shell_and_of_python_run_where_there_is_no_python(machine: M
 
 
 def test_a_worker_outlives_the_death_of_one_of_its_processes(machine: Machine) -> None:
-    machine.path("mine.py").write_text(TASKS)
-    worker = machine.start("worker", "--workers", "1", "--tasks", "mine")
+    machine.write_tasks()
+    worker = machine.start("worker", "--workers", "1")
 
-    machine.fwl("submit", "--task-name", "mine:die_once", "--args", f"{machine.home}/died")
+    submitted = machine.fwl("submit", "--task-name", "mine:die_once", "--args", f"{machine.home}/died")
+    assert submitted.returncode == 0, submitted.stderr
     assert machine.fwl("wait", "1", "--timeout", "30s").returncode == 0
 
     assert machine.path("died").exists()
@@ -208,7 +214,7 @@ def test_a_worker_outlives_the_death_of_one_of_its_processes(machine: Machine) -
     assert worker.stderr is not None and "Traceback" not in worker.stderr.read()
 
 
-def test_schedules_run_and_listeners_are_told(machine: Machine) -> None:
+def test_schedules_make_jobs_and_listeners_are_told_of_them(machine: Machine) -> None:
     machine.path("fastworker.toml").write_text('[cron.often]\nevery = "1s"\ncommand = ["/bin/sh", "-c", "true"]\n')
     machine.fwl("status")
     listener = machine.start("listen", "--json", "--count", "1")
@@ -233,13 +239,15 @@ def test_nothing_is_left_of_a_worker_that_is_killed(machine: Machine) -> None:
 
 
 def test_forty_starts_of_a_worker_print_what_they_should(machine: Machine) -> None:
-    machine.path("mine.py").write_text(TASKS)
-    machine.fwl("version")
-
+    machine.write_tasks()
     for number in range(1, 41):
         machine.fwl("submit", "--task-name", "mine:add", "--args", str(number), "1")
-        drained = machine.fwl("drain", "--quiet", "--tasks", "mine")
+        drained = machine.fwl("drain", "--quiet")
         assert (drained.returncode, drained.stdout, drained.stderr) == (0, "", "")
+
+    lines = [machine.fwl("logs", str(number)).stdout for number in (1, 40)]
+    assert lines == ["1 and 1\n", "40 and 1\n"]
+    assert len(machine.fwl("status", "--quiet", "--state", "succeeded", "--all").stdout.split()) == 40
 
 
 def test_eight_first_starts_at_once_unpack_one_copy(machine: Machine) -> None:
