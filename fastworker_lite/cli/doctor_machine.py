@@ -25,9 +25,12 @@ from .session import Session
 IMPORT_PATIENCE = 20.0
 #: What the child exits with once the module is imported: one that exits by itself does so with another code.
 _IMPORTED = 85
+#: Where this package is, which is not where that Python looks if we are a .pyz.
+_OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _IMPORT = f"""
 import importlib, os, sys
 sys.path.insert(0, sys.argv[1])
+sys.path.append(sys.argv[3])
 importlib.import_module(sys.argv[2])
 os._exit({_IMPORTED})
 """
@@ -168,7 +171,7 @@ def import_fault(module: str, folder: str, seconds: float = IMPORT_PATIENCE) -> 
 
     with TemporaryFile() as said:
         child = subprocess.Popen(
-            [*python_command(), "-B", "-P", "-c", _IMPORT, folder, module],
+            [*python_command(), "-B", "-P", "-c", _IMPORT, folder, module, _OWN_FOLDER],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
         )  # fmt: skip
         try:

@@ -5,6 +5,7 @@ Runs in: the command line.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from ..interpreters import is_bundled
@@ -15,7 +16,12 @@ IS_ONE_FILE = is_bundled()
 
 def own_command() -> list[str]:
     """What `fwl` is here, by absolute paths."""
-    return [sys.argv[0]] if IS_ONE_FILE else [sys.executable, "-m", "fastworker_lite"]
+    if IS_ONE_FILE:
+        return [sys.argv[0]]
+    archive = getattr(getattr(sys.modules["__main__"], "__loader__", None), "archive", None)
+    if archive is not None:  # a .pyz: only it knows where its packages are
+        return [sys.executable, os.path.abspath(archive)]
+    return [sys.executable, "-m", "fastworker_lite"]
 
 
 def python_command() -> list[str]:
