@@ -79,8 +79,6 @@ class Machine:
         self.program = "/bin/fwl" if self.is_apart else str(self.root / "bin" / "fwl")
         if busybox and self.is_apart:
             self._fill(busybox)
-        else:
-            print("neither busybox nor chroot (as root) is here: tried with an empty PATH instead")
 
     def _mount_proc(self) -> bool:
         mount = ["mount", "-t", "proc", "proc", str(self.root / "proc")]
@@ -171,6 +169,13 @@ def until(is_so: Callable[[], object], seconds: float = 30) -> None:
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_there_is_no_python(machine: Machine) -> None:
+    if not machine.is_apart:
+        pytest.skip("busybox, chroot or the right to mount /proc is not here: all is tried with an empty PATH instead")
+
+    assert machine.fwl("run", "--", "python3", "-c", "").returncode == 127
 
 
 def test_it_says_what_it_brings(machine: Machine) -> None:
