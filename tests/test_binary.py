@@ -315,7 +315,17 @@ def test_it_starts_again_as_the_file_that_it_is(machine: Machine) -> None:
 
 
 def test_the_whole_standard_library_is_there(machine: Machine) -> None:
-    absent = {"ensurepip", "readline", "tkinter", "turtle", "turtledemo", "idlelib", "this", "antigravity"}
+    absent = {
+        "ensurepip",
+        "readline",
+        "tkinter",
+        "turtle",
+        "turtledemo",
+        "idlelib",
+        "this",
+        "antigravity",
+        "_ios_support",
+    }
     names = sorted(name for name in sys.stdlib_module_names - absent if is_here(name))
     script = f"import warnings\nwarnings.simplefilter('ignore')\nfor name in {names!r}: __import__(name)\nprint('all')"
 
