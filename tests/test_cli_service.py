@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from fastworker_lite.cli.readiness import ServiceManager
 from fastworker_lite.cli.units import Service, systemd_unit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,21 @@ case "$*" in
   *disable*|bootout*) rm -f {active} ;;
   show-user*) echo Linger=no ;;
 esac
+"""
+
+
+#: Tasks with which a worker hangs once there is a file `hang`.
+HANGS = """
+import asyncio, gc, os, threading, time
+
+def hang():
+    while not os.path.exists("hang"):
+        time.sleep(0.01)
+    for one in gc.get_objects():
+        if isinstance(one, asyncio.AbstractEventLoop):
+            one.call_soon_threadsafe(time.sleep, 60)
+
+threading.Thread(target=hang, daemon=True).start()
 """
 
 
@@ -98,7 +114,7 @@ def test_install_writes_a_unit_has_it_run_and_says_each_step(home: Home) -> None
     assert home.calls() == [line.removeprefix("running ") for line in result.stderr.splitlines()[1:4]]
     lines = home.unit.read_text().splitlines()
     assert f"ExecStart={sys.executable} -m fastworker_lite worker --db {home.folder}/fwl.db" in lines
-    assert {"Type=notify", "KillMode=mixed", "Restart=on-failure", "TimeoutStopSec=40"} <= set(lines)
+    assert {"Type=notify", "KillMode=mixed", "Restart=on-failure", "TimeoutStopSec=40", "WatchdogSec=60"} <= set(lines)
 
 
 @linux_only
@@ -271,6 +287,43 @@ def test_the_manager_is_told_when_the_worker_is_ready_and_when_it_stops(home: Ho
             assert manager.recv(4096) == b"STOPPING=1"
             assert process.wait(PATIENCE) == 0
         assert select.select([manager], [], [], 0)[0] == []
+
+
+def test_the_manager_is_told_that_a_worker_lives_until_it_hangs(home: Home) -> None:
+    address = str(home.folder / "notify")
+    (home.folder / "hangs.py").write_text(HANGS)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(PATIENCE)
+        with subprocess.Popen(
+            [sys.executable, "-m", "fastworker_lite", "worker", "--tasks", "hangs"], cwd=home.folder,
+            env=home.variables | {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"}, stderr=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            assert [manager.recv(4096).partition(b"\n")[0] for _ in range(3)] == [b"READY=1", *[b"WATCHDOG=1"] * 2]
+            (home.folder / "hang").touch()
+            is_silent = any(not select.select([manager], [], [], 0.6)[0] or not manager.recv(99) for _ in range(4))
+            process.kill()
+        assert is_silent
+
+
+@pytest.mark.parametrize(
+    ("variables", "interval"),
+    [
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "60000000"}, 30),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}, 30),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "60000000"}, None),
+        ({"NOTIFY_SOCKET": "/x"}, None),
+    ],
+)
+def test_only_who_is_watched_says_that_it_lives(
+    variables: dict[str, str], interval: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert ServiceManager().interval == interval
+    assert not variables.keys() & os.environ.keys()
 
 
 def submit(home: Home) -> dict[str, Any]:

@@ -29,6 +29,7 @@ KillMode=mixed
 Restart=on-failure
 RestartPreventExitStatus=2 65 78
 TimeoutStopSec={patience}
+WatchdogSec=60
 
 [Install]
 WantedBy=default.target
