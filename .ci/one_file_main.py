@@ -59,15 +59,16 @@ def _run() -> None:
     if words[:1] == ["--multiprocessing-fork"]:  # a worker, or another process that multiprocessing starts
         from multiprocessing.spawn import freeze_support
 
-        _trust_certificates()
         freeze_support()  # does not return
     from fastworker_lite.cli import as_python
 
     is_named = words[:1] == ["_python"]
     if is_named or as_python.read(words).kind in ("c", "m"):  # what programs give to sys.executable
-        _trust_certificates()
+        os.environ.update(_trust())
         as_python.run(words[1:] if is_named else words)
         return
+    for name, value in _trust().items():
+        os.putenv(name, value)  # seen by our OpenSSL and our workers, but not by what hands os.environ on to jobs
     from fastworker_lite.cli.main import main as run
 
     run()
@@ -82,10 +83,11 @@ def _be_as_python_is() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _trust_certificates() -> None:
-    """Only for code of the user's: a command has no use for it, and must not hand it on to its jobs."""
-    if "SSL_CERT_FILE" not in os.environ and "SSL_CERT_DIR" not in os.environ:
-        os.environ["SSL_CERT_FILE"] = next(filter(os.path.exists, _CERTIFICATES), _CERTIFICATES[-1])
+def _trust() -> dict[str, str]:
+    """The variables by which OpenSSL finds certificates, and by which another Python is rid of them: see interpreters.py."""
+    if "SSL_CERT_FILE" in os.environ or "SSL_CERT_DIR" in os.environ:
+        return {}
+    return {"SSL_CERT_FILE": next(filter(os.path.exists, _CERTIFICATES)), "SSL_CERT_FILE_ORIG": ""}
 
 
 if __name__ == "__main__":
