@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import plistlib
 import re
 import resource
 import shutil
 import signal
+import socket
+import ssl
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +32,7 @@ pytestmark = [
 ]
 
 TASKS = """
-import multiprocessing, os, signal, subprocess, sys
+import multiprocessing, os, signal, ssl, subprocess, sys
 from fastworker_lite import task
 
 @task
@@ -45,11 +50,39 @@ def ask_python():
     return subprocess.run([sys.executable, "-m", "base64", "-e"], input=b"x", capture_output=True).stdout.decode()
 
 @task
+def certificates():
+    return len(ssl.create_default_context().get_ca_certs())
+
+@task
 def die_once(path):
     if not os.path.exists(path):
         open(path, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
     return "survived"
+"""
+
+#: What the libraries are that it brings.
+LIBRARIES = {
+    "libbz2": "bzip2", "libcrypt": "libxcrypt", "libcrypto": "OpenSSL", "libffi": "libffi", "liblzma": "xz",
+    "libncursesw": "ncurses", "libpanelw": "ncurses", "libsqlite3": "SQLite", "libssl": "OpenSSL",
+    "libtinfo": "ncurses", "libuuid": "libuuid", "libz": "zlib",
+}  # fmt: skip
+
+SCHEDULES = """
+[cron]
+often = { every = "1s", command = ["/bin/true"] }
+yearly = { schedule = "30 8 1 7 *", timezone = "Europe/Berlin", command = ["/bin/true"] }
+"""
+
+TASKS_OF_A_PROJECT = """
+import os, sys
+import msgspec
+from fastworker_lite import task
+
+@task
+def look():
+    led = {"PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_FILE_ORIG"} & os.environ.keys()
+    return [list(sys.version_info[:2]), sys.prefix, msgspec.json.encode([1]).decode(), sorted(led)]
 """
 
 Result = subprocess.CompletedProcess[str]
@@ -145,6 +178,11 @@ class Machine:
         places = [self.root / "home" / ".cache" / "fwl", *(self.root / "tmp").glob("fwl-*")]
         return sorted(entry.name for place in places if place.is_dir() for entry in place.iterdir())
 
+    def bundle(self) -> Path:
+        """What it is unpacked to."""
+        self.fwl("version")
+        return self.root / "home" / ".cache" / "fwl" / self.copies()[0]
+
     def processes(self) -> list[int]:
         """Those that run the program of this machine."""
         found = []
@@ -162,6 +200,11 @@ def machine(tmp_path: Path, built: Path) -> Iterator[Machine]:
     machine = Machine(tmp_path, built)
     yield machine
     machine.end()
+
+
+def shown(machine: Machine, number: int) -> dict[str, Any]:
+    job: dict[str, Any] = json.loads(machine.fwl("show", str(number), "--json").stdout)["jobs"][0]
+    return job
 
 
 def until(is_so: Callable[[], object], seconds: float = 30) -> None:
@@ -183,9 +226,6 @@ def test_it_says_what_it_brings(machine: Machine) -> None:
 
     assert [line.split()[0] for line in lines] == ["fastworker_lite", "Python", "SQLite", "OpenSSL"]
     assert tuple(map(int, lines[2].split()[1].split("."))) >= (3, 51, 3), "a SQLite with the WAL-reset bug"
-    licences = json.loads(machine.fwl("version", "--licenses", "--json").stdout)["parts"]
-    assert {"fastworker-lite", "rich", "typer", "cloudpickle", "Python", "OpenSSL"} <= {one["name"] for one in licences}
-    assert [one for one in licences if one["licence"] == "not said"] == []
 
 
 def test_jobs_of_the_shell_and_of_python_run_where_there_is_no_python(machine: Machine) -> None:
@@ -200,9 +240,8 @@ def test_jobs_of_the_shell_and_of_python_run_where_there_is_no_python(machine: M
     assert drained.returncode == 0, drained.stderr
     assert machine.fwl("logs", "1").stdout == "from the shell\n"
     jobs = json.loads(machine.fwl("status", "--all", "--json").stdout)["jobs"]
-    results = [json.loads(machine.fwl("show", str(number), "--json").stdout)["jobs"][0] for number in (2, 3, 4)]
     assert {one["state"] for one in jobs} == {"succeeded"}
-    assert [one["result"] for one in results] == [5, [1, 2], "eA==\n"]
+    assert [shown(machine, number)["result"] for number in (2, 3, 4)] == [5, [1, 2], "eA==\n"]
 
 
 def test_a_worker_outlives_the_death_of_one_of_its_processes(machine: Machine) -> None:
@@ -220,16 +259,16 @@ def test_a_worker_outlives_the_death_of_one_of_its_processes(machine: Machine) -
 
 
 def test_schedules_make_jobs_and_listeners_are_told_of_them(machine: Machine) -> None:
-    machine.path("fastworker.toml").write_text('[cron.often]\nevery = "1s"\ncommand = ["/bin/sh", "-c", "true"]\n')
-    machine.fwl("status")
-    listener = machine.start("listen", "--json", "--count", "1")
-    worker = machine.start("worker", "--workers", "1")
+    machine.path("fastworker.toml").write_text(SCHEDULES)
+    listener = machine.start("listen", "--name", "ear")
+    until(lambda: "ear" in machine.fwl("listeners", "--json").stdout)
+    machine.start("worker", "--workers", "1")
 
-    told, _ = listener.communicate(timeout=PATIENCE)
+    assert listener.stdout is not None
+    told = json.loads(listener.stdout.readline())
 
-    assert json.loads(told.splitlines()[0])
-    worker.kill()
-    worker.wait(PATIENCE)
+    assert (told["task_name"], told["status"]) == ("true", "success")
+    assert machine.fwl("cron", "next", "yearly", "--from", "2030-01-01").stdout.startswith("2030-07-01 08:30:00 +02:00")
 
 
 def test_nothing_is_left_of_a_worker_that_is_killed(machine: Machine) -> None:
@@ -267,8 +306,11 @@ def test_eight_first_starts_at_once_unpack_one_copy(machine: Machine) -> None:
 def test_it_starts_without_a_home_that_can_be_written(machine: Machine, home: str | None) -> None:
     scratch = "/tmp" if machine.is_apart else str(machine.root / "tmp")
 
+    database = None if machine.is_apart and home is None else f"{machine.home}/own.db"
+
     for _ in range(2):
-        assert machine.fwl("version", HOME=home, TMPDIR=scratch).stdout == f"{version()}\n"
+        result = machine.fwl("run", "--", "/bin/echo", "hello", HOME=home, TMPDIR=scratch, FWL_DB=database)
+        assert (result.returncode, result.stdout) == (0, "hello\n"), result.stderr
     assert len(machine.copies()) == 1
 
 
@@ -287,19 +329,17 @@ def test_a_folder_of_somebody_else_is_not_trusted(machine: Machine) -> None:
 
 
 def test_a_copy_of_which_a_part_was_removed_is_unpacked_again(machine: Machine) -> None:
-    machine.fwl("version")
-    [copy] = machine.copies()
-    (machine.root / "home" / ".cache" / "fwl" / copy / "fwl").unlink()
+    bundle = machine.bundle()
+    (bundle / "fwl").unlink()
 
     assert machine.fwl("version").stdout == f"{version()}\n"
-    assert machine.copies() == [copy]
+    assert machine.copies() == [bundle.name]
 
 
 def test_it_needs_no_newer_c_library_than_2_17(machine: Machine) -> None:
     if shutil.which("objdump") is None:
         pytest.skip("objdump is not here")
-    machine.fwl("version")
-    bundle = machine.root / "home" / ".cache" / "fwl" / machine.copies()[0]
+    bundle = machine.bundle()
     files = [bundle / "fwl", *(path for path in bundle.rglob("*") if ".so" in path.name)]
 
     told = subprocess.run(["objdump", "-T", *map(str, files)], capture_output=True, text=True, check=False).stdout
@@ -309,9 +349,94 @@ def test_it_needs_no_newer_c_library_than_2_17(machine: Machine) -> None:
 
 
 def test_it_starts_again_as_the_file_that_it_is(machine: Machine) -> None:
-    command = machine.fwl("service", "install", "--cron").stdout.split()
+    line = machine.fwl("service", "install", "--cron").stdout
+    unit = machine.fwl("service", "install", "--print").stdout
+    plist = machine.fwl("service", "install", "--launchd", "--print").stdout
 
-    assert command[5:7] == [machine.program, "drain"]
+    assert line.split()[5:7] == [machine.program, "drain"]
+    assert f"\nExecStart={machine.program} worker --db " in unit
+    assert plistlib.loads(plist.encode())["ProgramArguments"][:2] == [machine.program, "worker"]
+
+
+def test_all_that_it_brings_has_its_licence_told(machine: Machine) -> None:
+    told = {
+        one["name"].lower(): one for one in json.loads(machine.fwl("version", "--licenses", "--json").stdout)["parts"]
+    }
+    bundle = machine.bundle()
+    libraries = {path.name.split(".")[0].split("-")[0] for path in bundle.rglob("lib*.so*")}
+    packages = {path.name.split("-")[0].lower().replace("_", "-") for path in bundle.rglob("*.dist-info")}
+
+    assert libraries == LIBRARIES.keys()
+    assert {name.lower() for name in LIBRARIES.values()} | packages <= {name.replace("_", "-") for name in told}
+    assert [one for one in told.values() if one["licence"] == "not said"] == []
+
+
+def test_it_brings_certificates_for_tasks(machine: Machine) -> None:
+    machine.write_tasks()
+    machine.fwl("submit", "--task-name", "mine:certificates")
+    machine.fwl("submit", "--", "/bin/sh", "-c", "echo $SSL_CERT_FILE")
+    machine.fwl("drain")
+
+    assert shown(machine, 1)["result"] > 100
+    assert machine.fwl("logs", "2").stdout == "\n", "a command finds what its submitter had"
+
+
+def test_a_ping_trusts_whom_the_machine_trusts(machine: Machine, tmp_path: Path) -> None:
+    if not machine.is_apart or shutil.which("openssl") is None:
+        pytest.skip("no root folder, or no openssl, to make certificates that are trusted there")
+    trusted = machine.root / "etc" / "ssl" / "certs" / "ca-certificates.crt"
+    trusted.parent.mkdir(parents=True)
+    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -addext subjectAltName=IP:127.0.0.1 -keyout"
+    subprocess.run(["openssl", *words.split(), tmp_path / "key", "-out", trusted], capture_output=True, check=True)
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor() as threads:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(trusted, tmp_path / "key")
+        asked = threads.submit(answer, listening, context)
+
+        machine.fwl("run", "--ping", f"https://127.0.0.1:{listening.getsockname()[1]}/id", "--", "/bin/true")
+
+        assert asked.result(PATIENCE) == b"POST /id/start HTTP/1.1"
+
+
+def answer(listening: socket.socket, context: ssl.SSLContext) -> bytes:
+    """The first line of the first request."""
+    listening.settimeout(PATIENCE)
+    connection, _ = listening.accept()
+    with context.wrap_socket(connection, server_side=True) as stream:
+        line = stream.recv(65536).partition(b"\r")[0]
+        stream.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+    listening.close()
+    return line
+
+
+@pytest.mark.parametrize("minor", [11, 13])
+def test_tasks_run_in_the_python_of_the_project(
+    minor: int, built: Path, environments: Callable[[tuple[int, int]], Path], tmp_path: Path
+) -> None:
+    environment, project = environments((3, minor)), tmp_path / "project"
+    project.mkdir()
+    (project / "fastworker.toml").write_text('tasks = ["mine"]\n')
+    (project / "mine.py").write_text(TASKS_OF_A_PROJECT)
+    (project / ".venv").symlink_to(environment)
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('PYTHONPATH leads astray')")
+    astray = {"PYTHONHOME": "/nowhere", "PYTHONPATH": str(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)}
+    variables = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"} | astray
+
+    def place(*words: str, **more: str) -> str:
+        """Of the Python that runs a task when these words and variables name one."""
+        for command in (["submit", "--no-start", "--task-name", "mine:look"], ["drain", *words], ["show", "@last"]):
+            done = subprocess.run(
+                [built, *command, "--json"], cwd=project, env=variables | more, capture_output=True, text=True,
+                timeout=PATIENCE, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+        version, place, packed, led = json.loads(done.stdout)["jobs"][0]["result"]
+        assert (version, packed, led) == ([3, minor], "[1]", [])
+        return str(place)
+
+    assert place("--python", str(environment)) == str(environment)
+    assert place(VIRTUAL_ENV=str(environment)) == str(environment)
+    assert place() == str(project / ".venv")
 
 
 def test_the_whole_standard_library_is_there(machine: Machine) -> None:

@@ -5,6 +5,7 @@ Runs in: the command line.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 import sys
@@ -37,12 +38,13 @@ _LIBRARIES = {
     "bzip2": "bzip2-1.0.6",
     "cx_Freeze": "MIT",
     "expat": "MIT",
-    "libcrypt": "LGPL-2.1-or-later",
     "libffi": "MIT",
-    "liblzma": "public domain",
+    "libmpdec": "BSD-2-Clause",
     "libuuid": "BSD-3-Clause",
+    "libxcrypt": "LGPL-2.1-or-later",
     "Mozilla's certificates": "MPL-2.0",
     "ncurses": "X11",
+    "xz": "public domain",
     "zlib": "Zlib",
 }
 
@@ -103,21 +105,26 @@ def _put_licences(session: Session) -> int:
 
 
 def _packages() -> list[Part]:
-    """This package, and those that it needs, and those that they need."""
+    """All that there are in the one file; else this package, those that it needs, and those that they need."""
+    from importlib.metadata import distributions
+
+    all_said = [one.metadata for one in distributions()] if IS_ONE_FILE else _needed().values()
+    parts = [Part(said["Name"], said["Version"], _licence(said)) for said in all_said]
+    return sorted(parts, key=lambda part: part.name.lower())
+
+
+def _needed() -> dict[str, PackageMetadata]:
     from importlib.metadata import PackageNotFoundError, metadata
 
-    found: dict[str, Part] = {}
-    names = ["fastworker-lite", *(["tzdata"] if IS_ONE_FILE else [])]
+    found = {}
+    names = ["fastworker-lite"]
     for name in names:  # grows while it is read
         if name in found:
             continue
-        try:
-            said = metadata(name)
-        except PackageNotFoundError:  # not needed on this system
-            continue
-        found[name] = Part(said["Name"], said["Version"], _licence(said))
-        names += _requirements(said)
-    return sorted(found.values(), key=lambda part: part.name.lower())
+        with contextlib.suppress(PackageNotFoundError):  # it is not needed on this system
+            found[name] = metadata(name)
+            names += _requirements(found[name])
+    return found
 
 
 def _requirements(said: PackageMetadata) -> Iterator[str]:
