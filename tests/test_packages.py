@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from importlib.metadata import version
@@ -72,6 +73,26 @@ def test_fwl_starts_from_the_wheel_without_unpacking_it(packages: Path, tmp_path
     result = run(sys.executable, "-P", "-c", script, str(wheel), "run", "--", "echo", "done", folder=tmp_path)
 
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
+
+
+@needs_tools
+def test_fwl_works_through_a_link_to_an_environment_as_uv_and_pipx_make_it(packages: Path, tmp_path: Path) -> None:
+    [wheel] = packages.glob("*.whl")
+    environment, link = tmp_path / "environment", tmp_path / "fwl"
+    for words in (
+        ["venv", "--without-pip", str(environment)],
+        ["pip", "--python", str(environment), "install", "--quiet", "--no-deps", "--no-index", str(wheel)],
+    ):
+        assert run(sys.executable, "-m", *words, folder=tmp_path).returncode == 0
+    [found] = environment.glob("lib/python*/site-packages")
+    (found / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    link.symlink_to(environment / "bin" / "fwl")
+
+    result = run(str(link), "run", "--", "echo", "done", folder=tmp_path)
+    unit = run(str(link), "service", "install", "--print", folder=tmp_path).stdout
+
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
+    assert f"\nExecStart={environment}/bin/python -m fastworker_lite worker " in unit
 
 
 @needs_tools
