@@ -149,3 +149,25 @@ def test_the_licences_of_all_parts_are_told(tmp_path: Path) -> None:
 )
 def test_words_for_python_are_read_as_python_reads_them(words: str, call: Call) -> None:
     assert read(words.split()) == call
+
+
+TELL = "import sys; print(__name__, sys.argv, repr(sys.path[0]))"
+
+
+@pytest.mark.parametrize(
+    "words", [["-c", TELL, "-m"], ["-m", "tell", "a"], ["tell.py", "a"], ["-", "a"], ["-Pc", TELL]]
+)
+def test_what_python_would_run_is_run_as_python_would_run_it(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "tell.py").write_text(TELL)
+    ours = f"import sys; from fastworker_lite.cli import as_python; sys.path.pop(0); as_python.run({words!r})"
+
+    told, expected = (
+        subprocess.run(
+            [sys.executable, *one], input=TELL, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True,
+            text=True, check=False,
+        )
+        for one in (["-c", ours], words)
+    )  # fmt: skip
+
+    assert (told.stdout, told.stderr) == (expected.stdout, expected.stderr)
+    assert told.stdout

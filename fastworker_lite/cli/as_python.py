@@ -53,8 +53,7 @@ def run(words: list[str]) -> None:
             f"fwl _python takes what python takes: -c TEXT, -m MODULE, or FILE; got {' '.join(words) or 'nothing'}"
         )
     if not call.is_path_safe:
-        folder = {"c": "", "m": os.getcwd()}.get(call.kind, os.path.dirname(os.path.abspath(call.what)))
-        sys.path.insert(0, folder)
+        sys.path.insert(0, _folder(call))
     sys.argv = [{"c": "-c", "m": "-m"}.get(call.kind, call.what), *call.words]
     if call.kind == "m":
         runpy.run_module(call.what, run_name="__main__", alter_sys=True)
@@ -66,6 +65,13 @@ def run(words: list[str]) -> None:
         runpy.run_path(call.what, run_name="__main__")
     else:
         sys.exit(f"fwl _python: there is no file {call.what}")
+
+
+def _folder(call: Call) -> str:
+    """Where Python looks for modules first."""
+    if call.kind == "m":
+        return os.getcwd()
+    return "" if call.kind == "c" or call.what == "-" else os.path.dirname(os.path.abspath(call.what))
 
 
 def _new_main() -> dict[str, object]:

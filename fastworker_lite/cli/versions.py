@@ -36,8 +36,9 @@ _PYTHON = ".".join(map(str, sys.version_info[:3]))
 #: What is in the one file beside packages, Python, SQLite and OpenSSL.
 _LIBRARIES = {
     "bzip2": "bzip2-1.0.6",
-    "cx_Freeze": "MIT",
+    "cx_Freeze": "PSF-2.0",
     "expat": "MIT",
+    "freeze-core": "MIT",
     "libffi": "MIT",
     "libmpdec": "BSD-2-Clause",
     "libuuid": "BSD-3-Clause",
