@@ -63,6 +63,7 @@ class Home:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.unit = folder / ".config" / "systemd" / "user" / "fastworker.service"
+        self.agent = folder / "Library" / "LaunchAgents" / "local.fastworker.plist"
         self._calls, self.refuses = folder / "calls", folder / "refuses"
         (folder / "bin").mkdir()
         for name in ("systemctl", "loginctl", "launchctl"):
@@ -186,6 +187,21 @@ def test_a_unit_for_another_database_is_left_alone(home: Home) -> None:
     assert "TimeoutStopSec=70\n" in home.unit.read_text()
 
 
+@linux_only
+@pytest.mark.parametrize("words", [[], ["--launchd"]])
+@pytest.mark.parametrize("database", HOSTILE)
+def test_another_program_may_take_over_the_service_of_its_database(home: Home, words: list[str], database: str) -> None:
+    path = str(home.folder / database)
+    text = home.service("install", *words, "--print", FWL_DB=path).stdout
+    before = home.agent if words else home.unit
+    before.parent.mkdir(parents=True)
+    before.write_text(text.replace(sys.executable, "/opt/fwl").replace(" -m fastworker_lite", ""))
+
+    assert home.service("install", *words, FWL_DB=f"{path}2").returncode == 4
+    assert home.service("install", *words, FWL_DB=path).returncode == 0
+    assert before.read_text() == text
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "-x", "a b", "x\n"])
 def test_a_name_that_could_lead_elsewhere_is_refused(home: Home, name: str) -> None:
     assert home.service("install", "--name", name).returncode == 2
@@ -260,10 +276,12 @@ def test_the_line_for_cron_works_as_it_is(home: Home) -> None:
 
 def test_an_agent_is_installed_and_removed(home: Home) -> None:
     result = home.service("install", "--launchd")
-    plist = home.folder / "Library" / "LaunchAgents" / "local.fastworker.plist"
-    assert result.returncode == 0 and plist.exists()
+    assert result.returncode == 0 and home.agent.exists()
     domain = f"gui/{os.getuid()}"
-    assert home.calls() == [f"launchctl bootout {domain}/local.fastworker", f"launchctl bootstrap {domain} {plist}"]
+    assert home.calls() == [
+        f"launchctl bootout {domain}/local.fastworker",
+        f"launchctl bootstrap {domain} {home.agent}",
+    ]
     refused = home.service("install", "--launchd", FWL_DB=str(home.folder / "other.db"))
     assert refused.returncode == 4
 
