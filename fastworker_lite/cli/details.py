@@ -4,6 +4,7 @@ Runs in: the command line.
 """
 
 import json
+import sys
 import time
 from typing import Annotated, Any
 
