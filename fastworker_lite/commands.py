@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import building, payloads
+from .config import home_folder
 from .job import Command, NewJob
 from .options import JobOptions
 
@@ -60,9 +61,13 @@ def _read_environment(table: Mapping[str, Any], folder: str, faults: dict[str, s
 
 def login_environment() -> dict[str, str]:
     """The variables that a scheduled command finds in any case."""
-    user = pwd.getpwuid(os.getuid())
+    try:
+        user = pwd.getpwuid(os.getuid())
+        name, home, shell = user.pw_name, user.pw_dir, user.pw_shell
+    except KeyError:  # as in containers
+        name, home, shell = str(os.getuid()), home_folder(), ""
     return {
-        "HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": user.pw_shell or "/bin/sh",
+        "HOME": home, "USER": name, "LOGNAME": name, "SHELL": shell or "/bin/sh",
         "LANG": os.environ.get("LANG") or "C.UTF-8", "PATH": PATH,
     }  # fmt: skip
 

@@ -281,11 +281,17 @@ def _absolute(path: str, folder: str) -> str:
     return os.path.abspath(os.path.join(folder, os.path.expanduser(path)))
 
 
+def home_folder() -> str:
+    """The user's; / where neither the environment nor the system knows one, as in containers."""
+    home = os.path.expanduser("~")
+    return home if os.path.isabs(home) else "/"
+
+
 def state_folder() -> str:
     """Where what belongs to no project is kept for this user."""
     state = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):  # the specification has relative ones ignored
-        state = os.path.join(os.path.expanduser("~"), ".local", "state")
+        state = os.path.join(home_folder(), ".local", "state")
     return os.path.join(state, "fastworker")
 
 

@@ -81,12 +81,12 @@ def variables() -> dict[str, str]:
     A bundle keeps what it replaces under the name with `_ORIG` behind it.
     """
     found = dict(os.environ)
-    for name in _OF_A_BUNDLE:
+    for name in (*_OF_A_BUNDLE, "SSL_CERT_FILE"):
         before = found.pop(f"{name}_ORIG", None)
+        if before is not None or name in (_OF_A_BUNDLE if is_bundled() else _OF_OURS):
+            found.pop(name, None)
         if before:
             found[name] = before
-        elif before is not None or is_bundled() or name in _OF_OURS:
-            found.pop(name, None)
     return found
 
 

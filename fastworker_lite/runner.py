@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 
 from . import declarations, leases
 from .endings import close_when_main_thread_ends
@@ -68,17 +69,18 @@ class Runner:
 
         Raises `ConfigError` when the schedules cannot be; everything stays as it was then.
         """
-        in_file = declarations.from_config(config)
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended meanwhile
-                self._loop.call_soon_threadsafe(self._scheduler.reload, config, in_file)
+        self.call(self._scheduler.reload, config, declarations.from_config(config))
 
     def stop(self) -> None:
         """Begin the drain; said twice, what runs is ended. Returns at once."""
         self._must_stop.set()
+        self.call(self._on_stop)
+
+    def call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have it call *function*, which must not block, on its own thread. Returns at once."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended meanwhile
-                self._loop.call_soon_threadsafe(self._on_stop)
+                self._loop.call_soon_threadsafe(function, *arguments)
 
     def close_at_end(self) -> None:
         self.stop()

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import select
 import threading
+import time
 from typing import Any
 
 _IN_MODIFY, _IN_ATTRIB, _IN_DELETE_SELF, _IN_ONESHOT = 0x2, 0x4, 0x400, 0x80000000
 _CLOCK_MONOTONIC = 1
+_SYS_PIDFD_OPEN = 434  # on every architecture
+#: Seconds between two looks at a process, where the kernel tells nothing of it.
+_LOOK_AGAIN = 0.05
 _HAS_KQUEUE = hasattr(select, "kqueue")
 _kernel: Any = select  # the kqueue names exist on macOS only
 
@@ -129,22 +134,50 @@ class Alarm:
 
 def watch_process(pid: int) -> int | None:
     """A descriptor that becomes readable when this process ends; None when it has ended. To be closed by the caller."""
-    if hasattr(os, "pidfd_open"):
-        try:
-            return os.pidfd_open(pid)
-        except ProcessLookupError:
-            return None
+    if _HAS_KQUEUE:
+        return _watch_process_by_thread(pid)
+    try:
+        return _open_pidfd(pid)
+    except ProcessLookupError:
+        return None
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
     return _watch_process_by_thread(pid)
+
+
+def _open_pidfd(pid: int) -> int:
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(pid)
+    # A Python that was built for an old C library lacks it; the kernel may know it all the same.
+    descriptor: int = ctypes.CDLL(None, use_errno=True).syscall(_SYS_PIDFD_OPEN, pid, 0)
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return descriptor
 
 
 def _watch_process_by_thread(pid: int) -> int:
     reading, writing = os.pipe()
 
     def wait() -> None:
-        queue = _kernel.kqueue()
-        with contextlib.suppress(OSError):
-            queue.control([_kernel.kevent(pid, _kernel.KQ_FILTER_PROC, _kernel.KQ_EV_ADD, _kernel.KQ_NOTE_EXIT)], 1)
+        _wait_for_end(pid)
         os.close(writing)
 
     threading.Thread(target=wait, name="fastworker-process-watch", daemon=True).start()
     return reading
+
+
+def _wait_for_end(pid: int) -> None:
+    if _HAS_KQUEUE:
+        event = _kernel.kevent(pid, _kernel.KQ_FILTER_PROC, _kernel.KQ_EV_ADD, _kernel.KQ_NOTE_EXIT)
+        with contextlib.suppress(OSError):
+            _kernel.kqueue().control([event], 1)
+        return
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:  # not ours: Linux before 5.3 can only be asked again
+        with contextlib.suppress(OSError):
+            while True:
+                os.kill(pid, 0)
+                time.sleep(_LOOK_AGAIN)

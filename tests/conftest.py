@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from fastworker_lite import SyncClient
+
+from .environments import environment_of
 
 #: Where sockets go whose own path would be too long: one place for each run, that no other run looks into.
 _place = tempfile.TemporaryDirectory(prefix="fwl-")
@@ -48,6 +51,13 @@ def submitter(database: str) -> Iterator[SyncClient]:
     """A client, and no runner."""
     with SyncClient(database, runner="never", durability="normal") as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[int, int]], Path]:
+    """Gives virtual environments by version, each made once, with a native package in it and nothing of ours."""
+    folder = tmp_path_factory.mktemp("environments")
+    return functools.cache(lambda version: environment_of(version, folder, "msgspec"))
 
 
 @pytest.fixture(scope="session")

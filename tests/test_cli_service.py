@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from fastworker_lite.cli.readiness import ServiceManager
 from fastworker_lite.cli.units import Service, systemd_unit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,12 +42,28 @@ esac
 """
 
 
+#: Tasks with which a worker hangs once there is a file `hang`.
+HANGS = """
+import asyncio, gc, os, threading, time
+
+def hang():
+    while not os.path.exists("hang"):
+        time.sleep(0.01)
+    for one in gc.get_objects():
+        if isinstance(one, asyncio.AbstractEventLoop):
+            one.call_soon_threadsafe(time.sleep, 60)
+
+threading.Thread(target=hang, daemon=True).start()
+"""
+
+
 class Home:
     """A home folder, and service managers on PATH that only note what they are told."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.unit = folder / ".config" / "systemd" / "user" / "fastworker.service"
+        self.agent = folder / "Library" / "LaunchAgents" / "local.fastworker.plist"
         self._calls, self.refuses = folder / "calls", folder / "refuses"
         (folder / "bin").mkdir()
         for name in ("systemctl", "loginctl", "launchctl"):
@@ -98,7 +115,7 @@ def test_install_writes_a_unit_has_it_run_and_says_each_step(home: Home) -> None
     assert home.calls() == [line.removeprefix("running ") for line in result.stderr.splitlines()[1:4]]
     lines = home.unit.read_text().splitlines()
     assert f"ExecStart={sys.executable} -m fastworker_lite worker --db {home.folder}/fwl.db" in lines
-    assert {"Type=notify", "KillMode=mixed", "Restart=on-failure", "TimeoutStopSec=40"} <= set(lines)
+    assert {"Type=notify", "KillMode=mixed", "Restart=on-failure", "TimeoutStopSec=40", "WatchdogSec=60"} <= set(lines)
 
 
 @linux_only
@@ -168,6 +185,21 @@ def test_a_unit_for_another_database_is_left_alone(home: Home) -> None:
     assert home.service("install").returncode == 0  # ours may change
     assert f"--config {home.folder}/fastworker.toml\n" in home.unit.read_text()
     assert "TimeoutStopSec=70\n" in home.unit.read_text()
+
+
+@linux_only
+@pytest.mark.parametrize("words", [[], ["--launchd"]])
+@pytest.mark.parametrize("database", HOSTILE)
+def test_another_program_may_take_over_the_service_of_its_database(home: Home, words: list[str], database: str) -> None:
+    path = str(home.folder / database)
+    text = home.service("install", *words, "--print", FWL_DB=path).stdout
+    before = home.agent if words else home.unit
+    before.parent.mkdir(parents=True)
+    before.write_text(text.replace(sys.executable, "/opt/fwl").replace(" -m fastworker_lite", ""))
+
+    assert home.service("install", *words, FWL_DB=f"{path}2").returncode == 4
+    assert home.service("install", *words, FWL_DB=path).returncode == 0
+    assert before.read_text() == text
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "-x", "a b", "x\n"])
@@ -244,10 +276,12 @@ def test_the_line_for_cron_works_as_it_is(home: Home) -> None:
 
 def test_an_agent_is_installed_and_removed(home: Home) -> None:
     result = home.service("install", "--launchd")
-    plist = home.folder / "Library" / "LaunchAgents" / "local.fastworker.plist"
-    assert result.returncode == 0 and plist.exists()
+    assert result.returncode == 0 and home.agent.exists()
     domain = f"gui/{os.getuid()}"
-    assert home.calls() == [f"launchctl bootout {domain}/local.fastworker", f"launchctl bootstrap {domain} {plist}"]
+    assert home.calls() == [
+        f"launchctl bootout {domain}/local.fastworker",
+        f"launchctl bootstrap {domain} {home.agent}",
+    ]
     refused = home.service("install", "--launchd", FWL_DB=str(home.folder / "other.db"))
     assert refused.returncode == 4
 
@@ -271,6 +305,43 @@ def test_the_manager_is_told_when_the_worker_is_ready_and_when_it_stops(home: Ho
             assert manager.recv(4096) == b"STOPPING=1"
             assert process.wait(PATIENCE) == 0
         assert select.select([manager], [], [], 0)[0] == []
+
+
+def test_the_manager_is_told_that_a_worker_lives_until_it_hangs(home: Home) -> None:
+    address = str(home.folder / "notify")
+    (home.folder / "hangs.py").write_text(HANGS)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(PATIENCE)
+        with subprocess.Popen(
+            [sys.executable, "-m", "fastworker_lite", "worker", "--tasks", "hangs"], cwd=home.folder,
+            env=home.variables | {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"}, stderr=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            assert [manager.recv(4096).partition(b"\n")[0] for _ in range(3)] == [b"READY=1", *[b"WATCHDOG=1"] * 2]
+            (home.folder / "hang").touch()
+            is_silent = any(not select.select([manager], [], [], 0.6)[0] or not manager.recv(99) for _ in range(4))
+            process.kill()
+        assert is_silent
+
+
+@pytest.mark.parametrize(
+    ("variables", "interval"),
+    [
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "60000000"}, 30),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}, 30),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "60000000"}, None),
+        ({"NOTIFY_SOCKET": "/x"}, None),
+    ],
+)
+def test_only_who_is_watched_says_that_it_lives(
+    variables: dict[str, str], interval: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert ServiceManager().interval == interval
+    assert not variables.keys() & os.environ.keys()
 
 
 def submit(home: Home) -> dict[str, Any]:

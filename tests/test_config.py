@@ -1,6 +1,7 @@
 """Settings: found, read, checked, and refused with the place and the rule."""
 
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fastworker_lite.config import database_path, load, with_overrides
+from fastworker_lite.commands import login_environment
+from fastworker_lite.config import database_path, load, state_folder, with_overrides
 from fastworker_lite.durations import parse_duration
 from fastworker_lite.errors import ConfigError
 from fastworker_lite.options import JobOptions
@@ -503,6 +505,18 @@ def test_the_state_folder_follows_xdg(home, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
 
     assert database_path(None, Config()) == str(home / "state/fastworker/fwl.db")
+
+
+def test_a_user_whom_the_system_does_not_know_has_a_home_all_the_same(monkeypatch):
+    def unknown(_):
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("HOME")
+
+    assert state_folder() == "/.local/state/fastworker"
+    variables = login_environment()
+    assert (variables["HOME"], variables["USER"], variables["SHELL"]) == ("/", str(os.getuid()), "/bin/sh")
 
 
 def test_a_relative_xdg_folder_is_ignored(home, monkeypatch):

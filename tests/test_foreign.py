@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -34,8 +33,9 @@ from fastworker_lite.job import Claimed
 from fastworker_lite.settings import Config
 from fastworker_lite.tasks.registry import task_registry
 
+from .environments import environment_of
+
 ROOT = Path(__file__).resolve().parent.parent
-VERSIONS = Path("~/.pyenv/versions").expanduser()
 OTHER = (3, 13) if sys.version_info[:2] != (3, 13) else (3, 11)
 
 TASKS = """
@@ -185,41 +185,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def python_of(version: tuple[int, int]) -> str:
-    """A Python of this version, skipping the test where there is none."""
-    name = f"{version[0]}.{version[1]}"
-    found = sorted(VERSIONS.glob(f"{name}.*/bin/python"))
-    path = str(found[-1]) if found else shutil.which(f"python{name}")
-    if sys.version_info[:2] == version:
-        path = sys.executable
-    if path is None:
-        pytest.skip(f"there is no Python {name} on this machine")
-    return path
+@pytest.fixture(scope="session")
+def other(environments: Callable[[tuple[int, int]], Path]) -> Path:
+    """A virtual environment of another version than ours."""
+    return environments(OTHER)
 
 
-def environment_of(version: tuple[int, int], folder: Path, *packages: str) -> Path:
-    path = folder / f"env-{version[0]}.{version[1]}"
-    pip = ["--without-pip"] if not packages else []
-    subprocess.run([python_of(version), "-m", "venv", *pip, path], check=True, capture_output=True)
-    if packages:
-        install = [path / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *packages]
-        done = subprocess.run(install, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"{' '.join(packages)} cannot be installed: {done.stderr[-200:]}")
-    return path
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment of another version than ours, with a native package."""
-    return environment_of(OTHER, tmp_path_factory.mktemp("other"), "msgspec")
-
-
-@pytest.fixture(scope="module")
-def same(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment of our own version, with a native package."""
-    version = sys.version_info[0], sys.version_info[1]
-    return environment_of(version, tmp_path_factory.mktemp("same"), "msgspec")
+@pytest.fixture(scope="session")
+def same(environments: Callable[[tuple[int, int]], Path]) -> Path:
+    """A virtual environment of our own version."""
+    return environments((sys.version_info[0], sys.version_info[1]))
 
 
 @pytest.fixture

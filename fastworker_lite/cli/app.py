@@ -25,7 +25,7 @@ def without_command(
     """Run jobs from one SQLite file. Without a command: fwl status."""
     session: Session = context.find_object(Session)  # type: ignore[assignment]
     if version:
-        from .details import put_version
+        from .versions import put_version
 
         raise typer.Exit(put_version(session))
     if context.invoked_subcommand is None:

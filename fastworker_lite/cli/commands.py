@@ -97,7 +97,7 @@ COMMANDS = {
     "completion": Entry("completion:completion", "Print a script that completes words in a shell", SET_UP),
     "man": Entry("manual:man", "Show the manual", SET_UP),
     "help": Entry("helping:help_", "Explain a command or a topic", SET_UP),
-    "version": Entry("details:version", "Print the version", SET_UP),
+    "version": Entry("versions:version", "Print the version, and what is in it", SET_UP),
 }
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -20,6 +19,7 @@ from ..store import schedules
 from ..store.connection import Connection
 from . import render
 from .problems import FAILED, usage
+from .program import IS_ONE_FILE, own_command
 from .session import Session
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def _entries(session: Session, connection: Connection) -> Iterator[Entry]:
 
 
 def _ourselves(session: Session) -> list[str]:
-    program = shutil.which("fwl")
-    return [*([program] if program else [sys.executable, "-m", "fastworker_lite"]), "--db", session.database]
+    program = None if IS_ONE_FILE else shutil.which("fwl")
+    return [*([program] if program else own_command()), "--db", session.database]
 
 
 def _words(name: str, schedule: Schedule, job: NewJob | None) -> list[str]:

@@ -1,17 +1,16 @@
-"""`fwl show` and `fwl version`.
+"""`fwl show`.
 
 Runs in: the command line.
 """
 
 import json
-import sqlite3
 import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
-from .. import __version__, payloads
+from .. import payloads
 from ..job import Attempt, Job, Kind, State
 from ..store import jobs, queries
 from ..store.connection import Connection
@@ -200,18 +199,3 @@ def _error_lines(job: Job) -> list[str]:
     if not text or job.state not in (State.FAILED, State.SCHEDULED) or is_lost(job):  # it may be an earlier attempt's
         return []
     return ["  error:", *(f"    {render.clean(line)}" for line in text.splitlines())]
-
-
-def version(context: typer.Context) -> int:
-    """Print the version."""
-    return put_version(context.find_object(Session))  # type: ignore[arg-type]
-
-
-def put_version(session: Session) -> int:
-    """Print the version, with what it runs on in JSON."""
-    python = ".".join(str(part) for part in sys.version_info[:3])
-    if session.is_json:
-        session.put_json("fwl.version/1", version=__version__, python=python, sqlite=sqlite3.sqlite_version)
-    else:
-        print(f"fastworker_lite {__version__}")
-    return 0

@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from shlex import quote
+from shlex import join, quote
 
 from .. import __version__, interpreters
 from ..errors import ConfigError, FastWorkerError
@@ -18,15 +18,19 @@ from ..settings import Config
 from .configuring import find_faults, short_text
 from .findings import Finding, ok, problem, warning
 from .problems import CommandError
+from .program import python_command
 from .session import Session
 
 #: Seconds that a task module has to be imported.
 IMPORT_PATIENCE = 20.0
 #: What the child exits with once the module is imported: one that exits by itself does so with another code.
 _IMPORTED = 85
+#: Where this package is, which is not where that Python looks if we are a .pyz.
+_OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _IMPORT = f"""
 import importlib, os, sys
 sys.path.insert(0, sys.argv[1])
+sys.path.append(sys.argv[3])
 importlib.import_module(sys.argv[2])
 os._exit({_IMPORTED})
 """
@@ -141,7 +145,7 @@ def tasks(session: Session) -> Iterator[Finding]:
         if fault is None:
             yield ok("tasks", f"{module} can be imported, with {folder} first on sys.path")
         else:
-            hint = f"cd {quote(folder)} && {quote(sys.executable)} -c 'import {module}'"
+            hint = f"cd {quote(folder)} && {join(python_command())} -c 'import {module}'"
             yield problem("tasks", f"{module} cannot be imported, with {folder} first on sys.path: {fault}", hint)
 
 
@@ -167,7 +171,7 @@ def import_fault(module: str, folder: str, seconds: float = IMPORT_PATIENCE) -> 
 
     with TemporaryFile() as said:
         child = subprocess.Popen(
-            [sys.executable, "-B", "-P", "-c", _IMPORT, folder, module],
+            [*python_command(), "-B", "-P", "-c", _IMPORT, folder, module, _OWN_FOLDER],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
         )  # fmt: skip
         try:

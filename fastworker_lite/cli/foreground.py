@@ -117,11 +117,12 @@ class Foreground:
     def _wait_for_the_end(self) -> None:
         """Sleep until the runner has ended. Signals are passed on to it from here: a handler that runs in it could block it."""
 
-        def tell_the_end() -> None:
-            self._runner.join()
+        def watch() -> None:
+            while not self._runner.join(self._manager.interval):
+                self._runner.call(self._manager.tell, "WATCHDOG=1")  # one that hangs does not say that it lives
             self._happened.put(_ENDED)
 
-        threading.Thread(target=tell_the_end, daemon=True).start()
+        threading.Thread(target=watch, daemon=True).start()
         while number := self._happened.get():
             if number == signal.SIGHUP and not self._has_lost_its_terminal():
                 self._reload()

@@ -10,6 +10,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 
+from ..config import home_folder
 from ..paths import SidePaths
 from . import render
 from .problems import FAILED, REFUSED, UNAVAILABLE, CommandError
@@ -38,7 +39,7 @@ class Systemd:
         self._service = service
         self._unit = f"{service.name}.service"
         home = os.environ.get("XDG_CONFIG_HOME", "")
-        settings = home if os.path.isabs(home) else os.path.join(os.path.expanduser("~"), ".config")
+        settings = home if os.path.isabs(home) else os.path.join(home_folder(), ".config")
         self._folder = os.path.join(settings, "systemd", "user")
         self.file = os.path.join(self._folder, self._unit)
         self.text = systemd_unit(service)
@@ -95,7 +96,7 @@ class Launchd:
         self._service = service
         self._domain = f"gui/{os.getuid()}"
         self._target = f"{self._domain}/{launchd_label(service)}"
-        agents = os.path.join(os.path.expanduser("~"), "Library", "LaunchAgents")
+        agents = os.path.join(home_folder(), "Library", "LaunchAgents")
         self.file = os.path.join(agents, f"{launchd_label(service)}.plist")
         self.text = launchd_plist(service, SidePaths.of(service.database).worker_log)
 

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import os
 import subprocess
-import sys
 import time
 
 from ..paths import SidePaths
@@ -23,6 +22,7 @@ from ..store.connection import Connection
 from ..watches import FileWatch, watch_process
 from . import render
 from .problems import CommandError
+from .program import own_command
 from .session import Session, live_runners
 from .values import parse_duration
 
@@ -34,7 +34,7 @@ MOST_LOG = 5_000_000
 NEEDS_LASTING_WORKER = "schedules need a lasting worker: fwl service install  (or cron: */5 * * * * fwl drain)"
 
 #: The variables that the worker finds, beside those that begin with LC_ or FWL_.
-_KEPT = ("PATH", "HOME", "USER", "LANG", "TZ", "XDG_RUNTIME_DIR")
+_KEPT = ("PATH", "HOME", "USER", "LANG", "TZ", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "TMPDIR")
 #: Of a job that we may be in; and paths that may be relative, which it is given as options.
 _NOT_KEPT = ("FWL_JOB_ID", "FWL_ATTEMPT", "FWL_QUEUE", "FWL_SCHEDULED_FOR", "FWL_DB", "FWL_CONFIG", "FWL_IDLE_EXIT")
 
@@ -104,7 +104,7 @@ def _open_log(path: str) -> int:
 
 
 def _command(session: Session, idle: float, lock: int) -> list[str]:
-    command = [sys.executable, "-m", "fastworker_lite", "worker", "--db", session.database]
+    command = [*own_command(), "worker", "--db", session.database]
     if session.config.path is not None:
         command += ["--config", os.path.abspath(session.config.path)]
     from .. import interpreters

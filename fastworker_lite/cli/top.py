@@ -22,6 +22,7 @@ from ..store import queries
 from ..store.connection import Connection
 from . import render
 from .problems import describe, usage
+from .program import own_command
 from .session import Session
 from .values import parse_duration
 
@@ -173,7 +174,7 @@ class _View:
         if job is None or not job.attempt:
             return f"job {target.job} has not begun"
         words = ["logs", "--escape", "--db", self._connection.paths.database, str(job.id)]
-        self._screen.page([sys.executable, "-m", "fastworker_lite", *words])
+        self._screen.page([*own_command(), *words])
         return None
 
     def _cancel(self, target: Target) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from . import render
 from .problems import usage
+from .program import own_command
 
 #: Seconds that the service manager waits for longer than the worker does.
 _MARGIN = 10.0
@@ -29,6 +29,7 @@ KillMode=mixed
 Restart=on-failure
 RestartPreventExitStatus=2 65 78
 TimeoutStopSec={patience}
+WatchdogSec=60
 
 [Install]
 WantedBy=default.target
@@ -46,8 +47,11 @@ class Service:
 
     def command(self, verb: str) -> list[str]:
         """`fwl worker` or `fwl drain`, with no need for a PATH or a current folder."""
-        words = [sys.executable, "-m", "fastworker_lite", verb, "--db", self.database]
-        return words if self.config is None else [*words, "--config", self.config]
+        return [*own_command(), *self.words(verb)]
+
+    def words(self, verb: str) -> list[str]:
+        """What of it follows the program."""
+        return [verb, "--db", self.database, *([] if self.config is None else ["--config", self.config])]
 
     @property
     def patience(self) -> int:
@@ -62,14 +66,18 @@ def systemd_unit(service: Service) -> str:
 
 
 def is_unit_of(service: Service, text: str) -> bool:
-    """Whether a unit file is this service's, as far as the database goes."""
-    command = _systemd_command(replace(service, config=None))
-    return any(line == f"ExecStart={command}" or line.startswith(f"ExecStart={command} ") for line in text.splitlines())
+    """Whether a unit file runs this service's database, with whichever program."""
+    words = " ".join(map(_systemd_word, service.words("worker")[:3]))
+    return any(line.startswith("ExecStart=") and f" {words} " in f"{line} " for line in text.splitlines())
 
 
 def _systemd_command(service: Service) -> str:
     program, *words = service.command("worker")
-    return " ".join([_systemd_quoted(program), *(_systemd_quoted(word.replace("$", "$$")) for word in words)])
+    return " ".join([_systemd_quoted(program), *map(_systemd_word, words)])
+
+
+def _systemd_word(word: str) -> str:
+    return _systemd_quoted(word.replace("$", "$$"))
 
 
 def _systemd_quoted(word: str) -> str:
@@ -109,14 +117,15 @@ def launchd_plist(service: Service, log: str) -> str:
 
 
 def is_plist_of(service: Service, text: str) -> bool:
-    """Whether a property list is this service's, as far as the database goes."""
+    """Whether a property list runs this service's database, with whichever program."""
     import plistlib
 
     try:
         words = plistlib.loads(text.encode())["ProgramArguments"]
+        begin = words.index("worker")
     except (ValueError, KeyError, TypeError, plistlib.InvalidFileException):
         return False
-    return bool(words[:6] == service.command("worker")[:6])
+    return bool(words[begin : begin + 3] == service.words("worker")[:3])
 
 
 def crontab_line(service: Service) -> str:
