@@ -15,12 +15,10 @@ from .settings import Config
 #: The word for our own.
 BUILT_IN = "built-in"
 
-#: What leads a Python to its parts: those of a bundle are not those of another one.
-_OF_A_BUNDLE = (
+#: What leads a Python to its parts: those of one are not those of another one.
+_LEADING = (
     "PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__",
 )  # fmt: skip
-#: Those that are of no use to another Python, whoever has set them.
-_OF_OURS = ("PYTHONHOME", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__")
 
 
 def chosen(config: Config) -> str | None:
@@ -76,14 +74,14 @@ def program_of(environment: str) -> str:
 
 
 def variables() -> dict[str, str]:
-    """Our environment without what is meant for our own Python: what a bundle has set is removed, or as it was before.
+    """Our environment without what is meant for our own Python; what a bundle has set is as it was before.
 
     A bundle keeps what it replaces under the name with `_ORIG` behind it.
     """
-    found = dict(os.environ)
-    for name in (*_OF_A_BUNDLE, "SSL_CERT_FILE"):
+    found = {name: value for name, value in os.environ.items() if name not in _LEADING}
+    for name in (*_LEADING, "SSL_CERT_FILE"):
         before = found.pop(f"{name}_ORIG", None)
-        if before is not None or name in (_OF_A_BUNDLE if is_bundled() else _OF_OURS):
+        if before is not None:
             found.pop(name, None)
         if before:
             found[name] = before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -317,10 +318,12 @@ def test_a_function_by_value_needs_cloudpickle_there(start, same):
         start(same).submit(lambda: 1).result(timeout=20)
 
 
-def test_a_function_by_value_runs_where_the_version_is_the_same_and_cloudpickle_is_there(start, same, monkeypatch):
+def test_a_function_by_value_runs_where_the_version_is_the_same_and_cloudpickle_is_there(start, tmp_path):
     import cloudpickle
 
-    monkeypatch.setenv("PYTHONPATH", str(Path(cloudpickle.__file__).parent.parent))
+    same = environment_of((sys.version_info[0], sys.version_info[1]), tmp_path)
+    (packages,) = same.glob("lib/python*/site-packages")
+    shutil.copytree(Path(cloudpickle.__file__).parent, packages / "cloudpickle")
     factor = 3
 
     assert start(same).submit(lambda x: x * factor, 2).result(timeout=20) == 6
@@ -495,14 +498,16 @@ def test_what_is_meant_for_our_own_python_is_taken_from_its_environment(start, o
     assert not {"PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH_ORIG"} & set(found)
 
 
-def test_outside_of_a_bundle_the_users_own_paths_stay(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", "src")
+def test_what_leads_our_own_python_leads_no_other_one_astray(start, other, monkeypatch, tmp_path):
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('astray')")
+    for name in ("PYTHONPATH", "LD_LIBRARY_PATH"):
+        monkeypatch.setenv(name, str(tmp_path))
+    client = start(other)
+
+    assert client.submit("variables", "PYTHONPATH", "LD_LIBRARY_PATH").result(timeout=20) == [None, None]
+    assert client.submit("pack", 1).result(timeout=10) == "1"
     monkeypatch.setenv("PYTHONHOME", "/elsewhere")
-
-    found = interpreters.variables()
-
-    assert found["PYTHONPATH"] == "src"
-    assert "PYTHONHOME" not in found
+    assert "PYTHONHOME" not in interpreters.variables()
 
 
 def test_the_nearest_environment_is_the_active_one_then_that_of_a_folder_above(tmp_path, monkeypatch):
@@ -594,10 +599,9 @@ def test_where_the_package_is_installed_after_all_its_other_names_are_there(same
         "from fastworker_lite import JobFailed, Retry, TaskStatus, task\n"
         "@task(name=TaskStatus.SUCCESS.value + Retry.__module__ + JobFailed.__module__)\ndef f(): pass\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(task_registry, "_tasks", {})
 
-    survey(Setup(str(same / "bin/python"), (str(tmp_path),), ("wants",)))
+    survey(Setup(str(same / "bin/python"), (str(tmp_path), str(ROOT)), ("wants",)))
 
     assert task_registry.list_tasks() == ["successfastworker_litefastworker_lite._installed.errors"]
 
