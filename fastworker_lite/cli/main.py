@@ -10,12 +10,9 @@ import gc
 import os
 import sys
 
-from ..freezing import freeze_support
-
 
 def main() -> None:
     """`fwl`: run the command on the command line, and exit."""
-    freeze_support()
     gc.disable()  # what is imported now stays: looking for garbage in it takes 6 ms. `parsing.Command` enables it again.
     code = _complete(sys.argv[2:]) if sys.argv[1:2] == ["_complete"] else _run(sys.argv[1:])
     if (

@@ -17,11 +17,17 @@ from ..store.runners import RunnerRow
 from ..store.submitting import Stored
 from . import render
 from .ordering import check_task
-from .session import knows_task, serves, worker_for
+from .session import Session, knows_task, serves, worker_for
 
 
-def standing(connection: Connection, job: Job) -> str:
-    """What becomes of a job that was just submitted, and what to type next."""
+def put_standing(session: Session, connection: Connection, job_id: int) -> None:
+    """Say what becomes of a job that was just submitted, and what to type next."""
+    job = connection.read(queries.get, job_id)
+    if job is not None and not job.has_ended:
+        session.chat(render.clean(_standing(connection, job)))
+
+
+def _standing(connection: Connection, job: Job) -> str:
     follow = f"follow: fwl logs -f {job.id}"
     if job.state is State.BLOCKED and job.reason == "held":
         return f"held - let it go on: fwl release {job.id}"
@@ -36,10 +42,8 @@ def standing(connection: Connection, job: Job) -> str:
     return f'queued in "{job.queue}" ({ahead} ahead) - {follow}'
 
 
-def say_over(connection: Connection, stored: Stored, jobs: Sequence[NewJob]) -> int:
+def say_over(connection: Connection, stored: Stored) -> int:
     """Say which jobs are over already, because of those they were to come after. Returns how many."""
-    if not any(job.options.after or job.options.after_any or job.options.after_failure for job in jobs):
-        return 0
     added = [job_id for job_id in stored.ids if job_id not in stored.existing]
     over = [job for job in connection.read(queries.get_many, added) if job.has_ended]
     for job in over:

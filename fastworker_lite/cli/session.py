@@ -133,6 +133,11 @@ class Session:
         """Whether a person is there to answer a question."""
         return not self.is_unattended and render.is_terminal(sys.stdin) and render.is_terminal(sys.stderr)
 
+    @property
+    def is_chatting(self) -> bool:
+        """Whether a person is looking and wants to know."""
+        return not self.is_quiet and render.is_terminal(sys.stderr)
+
     def chat(self, text: str) -> None:
         """A line for a person who is looking and wants to know."""
         if not self.is_quiet:

@@ -24,7 +24,6 @@ from .autostart import start_or_say
 from .ordering import Order, build
 from .parents import read_parents
 from .problems import NOT_FOUND, CommandError, usage
-from .prospects import note_missing, say_over, standing
 from .session import Session, check_queues, live_runners
 from .values import parse_duration, parse_pairs, parse_priority, parse_time, read_object, typed_wrongly
 
@@ -269,15 +268,25 @@ def _submit(session: Session, jobs: list[NewJob], way: Way) -> int:
         _put_ids(session, connection, stored, jobs, is_served=bool(rows), is_followed=way.is_followed)
         if way.skips and stored.existing:
             say_skipped(connection, stored.ids[0], jobs[0])
-        elif len(stored.existing) + say_over(connection, stored, jobs) == len(stored.ids):
+        elif len(stored.existing) + _say_over(connection, stored, jobs) == len(stored.ids):
             pass
         elif not rows:
             is_told = not start_or_say(session, connection, may_start=way.starts)
         else:
+            from .prospects import note_missing
+
             note_missing(rows, jobs)
         if way.is_followed:
             return _follow(session, connection, stored, is_told=is_told)
         return _wait(session, connection, stored, is_told=is_told) if way.is_waited_for else 0
+
+
+def _say_over(connection: Connection, stored: Stored, jobs: list[NewJob]) -> int:
+    if not any(job.parents for job in jobs):
+        return 0
+    from .prospects import say_over
+
+    return say_over(connection, stored)
 
 
 def _put_dry(session: Session, jobs: list[NewJob]) -> int:
@@ -353,10 +362,10 @@ def _put_ids(
     render.flush()
     for job_id in sorted(stored.existing):
         _say_kept(connection, job_id)
-    if len(ids) == 1 and not stored.existing:
-        for added in connection.read(queries.get_many, ids):
-            if not added.has_ended:
-                session.chat(render.clean(standing(connection, added)))
+    if len(ids) == 1 and not stored.existing and session.is_chatting:
+        from .prospects import put_standing
+
+        put_standing(session, connection, ids[0])
 
 
 def _say_kept(connection: Connection, job_id: int) -> None:
