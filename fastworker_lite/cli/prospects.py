@@ -23,7 +23,7 @@ from .session import Session, knows_task, serves, worker_for
 def put_standing(session: Session, connection: Connection, job_id: int) -> None:
     """Say what becomes of a job that was just submitted, and what to type next."""
     job = connection.read(queries.get, job_id)
-    if job is not None and not job.has_ended:
+    if job is not None and (job.attempt or not job.has_ended):  # it may have been run meanwhile
         session.chat(render.clean(_standing(connection, job)))
 
 
