@@ -50,7 +50,8 @@ _CONDITIONS = """
 
 #: One for each state that is not an end, so that the index over it is used.
 _ACTIVE = {
-    State.RUNNING: f"SELECT id FROM job WHERE state = 'running' {_CONDITIONS} ORDER BY id LIMIT :limit",
+    # For the order, SQLite would rather read all jobs by id.
+    State.RUNNING: f"SELECT id FROM job INDEXED BY job_running WHERE state = 'running' {_CONDITIONS} ORDER BY id LIMIT :limit",
     State.QUEUED: f"SELECT id FROM job WHERE state = 'queued' {_CONDITIONS} ORDER BY queue, lane, priority DESC, id LIMIT :limit",
     State.SCHEDULED: f"SELECT id FROM job WHERE state = 'scheduled' {_CONDITIONS} ORDER BY due_at LIMIT :limit",
     State.BLOCKED: f"SELECT id FROM job WHERE state = 'blocked' {_CONDITIONS} ORDER BY task, id LIMIT :limit",
