@@ -16,7 +16,7 @@ import tests.chaos.tasks  # noqa: F401  # the runner's workers know them by it
 from fastworker_lite import FastWorkerError, SyncCallbackListener, SyncClient, building
 from fastworker_lite.job import Command
 from fastworker_lite.options import JobOptions
-from tests.chaos import ledger
+from tests.chaos import checker, ledger
 
 #: Milliseconds that jobs take. The long ones are longer than any timeout that they could meet.
 DURATIONS = [1, 2, 5, 5, 30, 30, 30, 30, 150, 700]
@@ -33,11 +33,13 @@ def run_runner(database, workers="2"):
 
 
 def run_submitter(database, seed, pause="0.1", has_long="yes"):
-    """Submit jobs of all kinds, and note each one's id once it is acknowledged."""
+    """Submit jobs of all kinds, and note each one's id once it is acknowledged, until TERM."""
     rng = random.Random(int(seed))
+    must_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: must_end.set())
     client = SyncClient(database, runner="never")
     print("ready", flush=True)
-    while True:
+    while not must_end.is_set():
         try:
             submit_one(client, rng, float(pause), has_long == "yes")
         except FastWorkerError as error:
@@ -73,6 +75,22 @@ def run_flood(database, seed):
     run_submitter(database, seed, "0", "no")
 
 
+def run_asker(database, seed, durability):
+    """Make the database; then submit, wait for the result and note it, again and again until TERM."""
+    checker.prepare(database, durability)
+    rng = random.Random(int(seed))
+    must_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: must_end.set())
+    with SyncClient(database, runner="never") as client:
+        print("ready", flush=True)
+        while not must_end.is_set():
+            value, began = rng.randrange(10**9), time.monotonic()
+            handle = client.submit("chaos.work", value, 0)
+            ledger.note("A", handle.id, value, "work", f"{began:.6f}")
+            handle.result()
+            ledger.note("R", handle.id)
+
+
 def run_listener(database):
     """Note each event before it is acknowledged."""
     with SyncCallbackListener(os.path.join(ledger.folder(), "listener")) as listener:
@@ -83,4 +101,4 @@ def run_listener(database):
 
 if __name__ == "__main__":
     _, role, *given = sys.argv
-    {"runner": run_runner, "submitter": run_submitter, "flood": run_flood, "listener": run_listener}[role](*given)
+    {"runner": run_runner, "submitter": run_submitter, "flood": run_flood, "listener": run_listener, "asker": run_asker}[role](*given)

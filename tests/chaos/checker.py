@@ -104,10 +104,11 @@ class Found:
         self.details.append(f"{name}: {text}")
 
 
-def prepare(database):
+def prepare(database, durability="full"):
     """Create the database, with a record of every change of state."""
-    connection = Connection(database, durability="full")
-    connection.write(_record_changes)
+    connection = Connection(database, durability=durability)
+    if not connection.read(lambda sql: sql.execute("SELECT 1 FROM sqlite_schema WHERE name = 'chaos_audit'").fetchone()):
+        connection.write(_record_changes)
     connection.close()
 
 

@@ -1,0 +1,390 @@
+"""Power cuts: what a run does to its files is recorded, the disk is built as a cut at any moment may leave it, and opened.
+
+What was synced is there. Of what was not, each write is there, or not, or in part: some of its 512-byte sectors. Names that
+were made, moved and removed are there up to any moment since the folder was synced.
+
+Runs in: the testing process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import struct
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from fastworker_lite import FastWorkerError
+from fastworker_lite.store import checking
+from fastworker_lite.store.connection import Connection
+from tests.chaos import checker
+from tests.chaos.machine import Machine, until
+
+SECTOR = 512
+SOURCE = Path(__file__).with_name("recorder.c")
+
+_HEADER = struct.Struct("=cBHIQQ")
+
+
+def find_compiler():
+    """The C compiler of this machine, None when there is none."""
+    return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+
+
+def compile_recorder(folder):
+    """Returns the path of the library that records."""
+    library = os.path.join(folder, "recorder.so")
+    command = [find_compiler(), "-shared", "-fPIC", "-O1", "-o", library, str(SOURCE), "-ldl"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return library
+
+
+class Record(NamedTuple):
+    """One thing that was done to a file; see recorder.c."""
+
+    kind: str
+    name: str
+    inode: int
+    offset: int
+    data: bytes
+
+
+def read_records(path):
+    raw, at, found = Path(path).read_bytes(), 0, []
+    while at < len(raw):
+        kind, _, name_size, size, offset, inode = _HEADER.unpack_from(raw, at)
+        at += _HEADER.size
+        name = raw[at : at + name_size].decode()
+        at += name_size
+        found.append(Record(kind.decode(), name, inode, offset, raw[at : at + size]))
+        at += size
+    return found
+
+
+# ---- the disk
+
+
+class File:
+    """The bytes of one file: those on the disk, and what is to become of them."""
+
+    def __init__(self):
+        self.synced = bytearray()
+        self.pending = []  # (number, record)
+
+    def sync(self, last):
+        """Whatever was done up to the record with this number is on the disk."""
+        while self.pending and self.pending[0][0] <= last:
+            _apply(self.synced, self.pending.pop(0)[1])
+
+    def image(self, rng, kept, torn):
+        """The bytes after a cut: each change is there with the chance *kept*, in part with the chance *torn*."""
+        found = bytearray(self.synced)
+        for _, record in self.pending:
+            chance = rng.random()
+            if chance < kept:
+                _apply(found, record)
+            elif chance < kept + torn and record.kind == "w":
+                _apply_in_part(found, record, rng)
+        return bytes(found)
+
+
+def _apply(found, record):
+    if record.kind == "t":
+        if record.offset < len(found):
+            del found[record.offset :]
+        else:
+            found.extend(bytes(record.offset - len(found)))
+        return
+    end = record.offset + len(record.data)
+    found.extend(bytes(max(0, end - len(found))))
+    found[record.offset : end] = record.data
+
+
+def _apply_in_part(found, record, rng):
+    first = record.offset // SECTOR
+    for sector in range(first, (record.offset + len(record.data) - 1) // SECTOR + 1):
+        if rng.random() < 0.5:
+            begin = max(record.offset, sector * SECTOR)
+            data = record.data[begin - record.offset : (sector + 1) * SECTOR - record.offset]
+            _apply(found, Record("w", record.name, record.inode, begin, data))
+
+
+class Disk:
+    """What is on the disk, as records come."""
+
+    def __init__(self):
+        self._files = {}
+        self._now = {}  # name: inode
+        self._synced = {}
+        self._pending = []  # (folders, change of names)
+        self._begun = {}  # token of a sync: the last record before it
+        self._number = 0
+
+    def do(self, record):
+        self._number += 1
+        kind, name, inode = record.kind, record.name, record.inode
+        if kind in "wt":
+            self._files[inode].pending.append((self._number, record))
+        elif kind == "b":
+            self._begun[record.offset] = self._number
+        elif kind == "e":
+            self._files[inode].sync(self._begun.pop(record.offset))
+        elif kind == "c" and self._now.get(name) != inode:
+            self._files[inode] = File()
+            self._change({os.path.dirname(name)}, {name: inode})
+        elif kind == "u":
+            self._change({os.path.dirname(name)}, {name: None})
+        elif kind == "r":
+            new = record.data.decode()
+            folders = {os.path.dirname(name), os.path.dirname(new)}
+            self._change(folders, {name: None, new: self._now.get(name)})
+        elif kind == "d":
+            self._sync_names("" if name == "." else name)
+
+    def _change(self, folders, names):
+        self._pending.append((folders, names))
+        self._now |= names
+
+    def _sync_names(self, folder):
+        """They reach the disk in their order: with the last one of this folder, all before it."""
+        last = max((at for at, (folders, _) in enumerate(self._pending) if folder in folders), default=-1)
+        for _, names in self._pending[: last + 1]:
+            self._synced |= names
+        del self._pending[: last + 1]
+
+    def image(self, rng):
+        """Name and bytes of each file after a cut now."""
+        kept, torn = rng.choice([(0.0, 0.0), (0.0, 1.0), (0.5, 0.25), (0.5, 0.25), (0.5, 0.25), (0.9, 0.1), (1.0, 0.0)])
+        names = dict(self._synced)
+        for _, change in self._pending[: rng.randint(0, len(self._pending))]:
+            names |= change
+        return {name: self._files[inode].image(rng, kept, torn) for name, inode in names.items() if inode is not None}
+
+
+# ---- what must be on it
+
+
+@dataclass(slots=True)
+class Promised:
+    """What was acknowledged, seen and begun up to a moment: ids of jobs."""
+
+    acknowledged: set[int] = field(default_factory=set)
+    ended: set[int] = field(default_factory=set)
+    told: set[int] = field(default_factory=set)
+    begun: set[int] = field(default_factory=set)
+    lines: list[str] = field(default_factory=list)
+
+    def hear(self, line):
+        self.lines.append(line)
+        kind, job, *_ = line.split()
+        if kind == "A":
+            self.acknowledged.add(int(job))
+        elif kind == "R":
+            self.ended.add(int(job))
+        elif kind == "T":
+            self.ended.add(int(job))
+            self.told.add(int(job))
+        elif kind == "S":
+            self.begun.add(int(job))
+
+
+_JOBS = "SELECT id, state, task, payload, checksum, on_lost, callback, result, result_checksum FROM job"
+
+
+class Row(NamedTuple):
+    """What is compared of a job."""
+
+    id: int
+    state: str
+    task: str
+    payload: bytes
+    checksum: int
+    on_lost: str | None
+    callback: str | None
+    result: bytes | None
+    result_checksum: int | None
+
+
+@dataclass(slots=True)
+class Recorded:
+    """A run that is over: its folder, its records, how its jobs ended, and what the checker found."""
+
+    machine: Machine
+    records: list[Record]
+    jobs: dict[int, Row]
+    found: checker.Found
+    syncs: int
+
+
+@contextlib.contextmanager
+def recorded_run(seed, durability, seconds):
+    """Submitters, an asker, a listener and a runner, which is ended once and starts again, with small checkpoints.
+
+    Nobody is killed: what was done and not yet recorded would be missing.
+    """
+    with Machine(workers=3, place="mid_checkpoint") as machine:
+        machine.environment["LD_PRELOAD"] = compile_recorder(machine.folder)
+        machine.start("asker", "asker", str(seed), durability)
+        machine.start("runner")
+        machine.start("listener")
+        machine.start("submitter", "submitter", str(seed), "0.02", "no")
+        for number in range(2):
+            until(lambda: any(line.kind == "R" for line in machine.lines()), 20, "the first result")
+            time.sleep(seconds / 2)
+            if number == 0:
+                machine.end("runner")
+                machine.start("runner")
+        machine.end("submitter")
+        machine.end("asker")
+        machine.drain()
+        until(lambda: not checker.waiting_callbacks(machine.database), 20, "all callbacks")
+        machine.end("listener")
+        found = machine.finish()
+        del machine.environment["LD_PRELOAD"]
+        jobs = {row.id: row for row in _rows(machine.database)}
+        records = read_records(os.path.join(machine.folder, "record"))
+        yield Recorded(machine, records, jobs, found, sum(record.kind == "e" for record in records))
+
+
+def _rows(database):
+    connection = Connection(database)
+    try:
+        return connection.read(lambda sql: [Row(*row) for row in sql.execute(_JOBS)])
+    finally:
+        connection.close()
+
+
+# ---- cuts
+
+
+def cut(recorded, seed, count, going_on=0):
+    """Open the disk as *count* cuts leave it, and serve so many of them. Returns what was found on all."""
+    rng = random.Random(seed)
+    cuts = Counter(rng.randrange(len(recorded.records)) for _ in range(count))
+    lively = set(rng.sample(sorted(cuts), min(going_on, len(cuts))))
+    disk, promised, found = Disk(), Promised(), Cut()
+    with tempfile.TemporaryDirectory(prefix="fwl-cut-") as folder:
+        for at, record in enumerate(recorded.records):
+            if record.kind == "l":
+                promised.hear(record.data.decode())
+            else:
+                disk.do(record)
+            for number in range(cuts[at]):
+                image = disk.image(rng)
+                if rng.random() < 0.3:
+                    image["jobs.db-shm"] = rng.randbytes(32768)
+                look(found, _write(image, os.path.join(folder, "disk")), promised, recorded.jobs)
+                if at in lively and number == 0:
+                    go_on(found, image, promised, recorded.machine)
+    return found
+
+
+@dataclass(slots=True)
+class Cut:
+    """What many cuts came to."""
+
+    columns: checker.Columns = field(default_factory=checker.Columns)
+    images: int = 0
+    with_losses: int = 0
+    worst: int = 0
+    #: The most acknowledged jobs that one image has lost.
+    promised: int = 0
+    #: Acknowledged jobs that were looked for, over all images.
+    went_on: int = 0
+    details: list[str] = field(default_factory=list)
+
+    def count(self, name, text):
+        setattr(self.columns, name, getattr(self.columns, name) + 1)
+        self.details.append(f"{name}: image {self.images}: {text}")
+
+
+def _write(image, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(os.path.join(folder, "jobs.db.d"), 0o700)
+    for name, data in image.items():
+        Path(folder, name).write_bytes(data)
+    return os.path.join(folder, "jobs.db")
+
+
+def look(found, database, promised, jobs):
+    """Open an image. *jobs* are those of the whole run, as they ended."""
+    found.images += 1
+    found.promised += len(promised.acknowledged)
+    try:
+        connection = Connection(database)
+        try:
+            faults = connection.read(checking.faults)
+            rows = connection.read(lambda sql: {row[0]: Row(*row) for row in sql.execute(_JOBS)})
+            audit, outbox = connection.read(_history)
+        finally:
+            connection.close()
+    except FastWorkerError as error:
+        found.count("integrity", f"{type(error).__name__}: {error}")
+        return
+    for text in faults:
+        found.count("integrity", text)
+    before = found.columns.lost
+    _compare(found, rows, promised, jobs)
+    lost = found.columns.lost - before
+    found.with_losses += lost > 0
+    found.worst = max(found.worst, lost)
+    for job, times in Counter(job for job, state in audit if state in checker.ENDED).items():
+        if times > 1:
+            found.count("dup_terminal", f"job {job} ended {times} times")
+    for row in rows.values():
+        if row.callback and row.state in checker.ENDED and row.id not in outbox and row.id not in promised.told:
+            found.count("untold", f"job {row.id}")
+
+
+def _history(sql):
+    """Who changed to what, and of whom a callback waits."""
+    if not sql.execute("SELECT 1 FROM sqlite_schema WHERE name = 'chaos_audit'").fetchone():
+        return [], set()
+    audit = sql.execute("SELECT job, new FROM chaos_audit").fetchall()
+    return audit, {row[0] for row in sql.execute("SELECT job FROM outbox")}
+
+
+def _compare(found, rows, promised, jobs):
+    """What was acknowledged is there with its bytes, what was seen to end has ended so, and no sooner than it was submitted."""
+    for job in promised.acknowledged - rows.keys():
+        found.count("lost", f"job {job} was acknowledged")
+    for job, row in rows.items():
+        final = jobs[job]
+        if (row.task, row.payload, row.checksum, row.on_lost) != (
+            final.task, final.payload, final.checksum, final.on_lost
+        ):
+            found.count("wrong", f"job {job} is another one")
+        if row.state in checker.ENDED and row != final:
+            found.count("wrong", f"job {job} has ended otherwise: {row.state}")
+        if job in promised.ended and row.state not in checker.ENDED:
+            found.count("lost", f"job {job} was seen to end and is {row.state}")
+        if job in promised.begun and row.on_lost == "fail" and row.state not in ("running", *checker.ENDED):
+            found.count("twice", f"job {job} has begun, must not begin twice and is {row.state}")
+
+
+def go_on(found, image, promised, machine):
+    """Serve an image where the run was: every job ends, none for a second time, and none begins again that must not."""
+    found.went_on += 1
+    for name in os.listdir(machine.folder):
+        if name.startswith(("jobs.db", "seen")):
+            path = os.path.join(machine.folder, name)
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    Path(machine.folder, "ledger").write_text("".join(promised.lines))
+    os.mkdir(os.path.join(machine.folder, "jobs.db.d"), 0o700)
+    for name, data in image.items():
+        Path(machine.folder, name).write_bytes(data)
+    machine.prepare()
+    machine.start("listener")
+    machine.start("runner")
+    machine.drain()
+    until(lambda: not checker.waiting_callbacks(machine.database), 20, "all callbacks")
+    went = machine.finish()
+    found.columns += went.columns
+    found.details += went.details
