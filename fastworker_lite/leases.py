@@ -230,6 +230,14 @@ class ProcessIdentity(NamedTuple):
     def text(self) -> str:
         return json.dumps(list(self))
 
+    def is_of_this_boot(self) -> bool:
+        """Whether the machine is known to have been up since it lived, so that what it left in its lease is still there."""
+        return self.boot != "" and self.boot == _boot_id()
+
+    def is_of_these_numbers(self) -> bool:
+        """Whether numbers of processes mean here what they meant to it."""
+        return (self.boot, self.namespace) == (_boot_id(), _pid_namespace())
+
     def is_alive(self) -> bool:
         return ProcessIdentity.of(self.pid) == self
 

@@ -917,6 +917,16 @@ def test_a_job_that_must_not_run_twice_fails_when_it_was_begun(connection):
     assert job(connection, unbegun).state is State.QUEUED
 
 
+def test_a_job_that_must_not_run_twice_fails_when_nobody_knows_whether_it_was_begun(connection):
+    (once,), (other,) = submit(connection, on_lost="fail"), submit(connection)
+    claim(connection, limit=2)
+
+    connection.write(recovering.recover, Death(1, "worker died", 0, False, False, is_known=False), NOW)
+
+    assert (job(connection, once).state, job(connection, once).reason) == (State.FAILED, "lost: worker died")
+    assert (job(connection, other).state, job(connection, other).attempt) == (State.QUEUED, 0)
+
+
 def test_every_job_of_an_async_worker_counts_as_begun(connection):
     ids = submit(connection, 3, on_lost="fail")
     claim(connection, limit=3)
