@@ -101,4 +101,11 @@ def run_listener(database):
 
 if __name__ == "__main__":
     _, role, *given = sys.argv
-    {"runner": run_runner, "submitter": run_submitter, "flood": run_flood, "listener": run_listener, "asker": run_asker}[role](*given)
+    ROLES = {
+        "runner": run_runner,
+        "submitter": run_submitter,
+        "flood": run_flood,
+        "asker": run_asker,
+        "listener": run_listener,
+    }
+    ROLES[role](*given)

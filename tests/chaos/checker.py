@@ -17,7 +17,7 @@ from tests.chaos import ledger, tasks
 ENDED = ("succeeded", "failed", "cancelled", "expired")
 
 _TABLE = """
-CREATE TABLE chaos_audit (
+CREATE TABLE IF NOT EXISTS chaos_audit (
     seq     INTEGER PRIMARY KEY,
     job     INTEGER NOT NULL,
     old     TEXT    NOT NULL,
@@ -27,7 +27,7 @@ CREATE TABLE chaos_audit (
 """
 
 _TRIGGER = """
-CREATE TRIGGER chaos_audit_of_a_job
+CREATE TRIGGER IF NOT EXISTS chaos_audit_of_a_job
 AFTER UPDATE OF state ON job
 BEGIN
     INSERT INTO chaos_audit (job, old, new, passed)
@@ -107,8 +107,7 @@ class Found:
 def prepare(database, durability="full"):
     """Create the database, with a record of every change of state."""
     connection = Connection(database, durability=durability)
-    if not connection.read(lambda sql: sql.execute("SELECT 1 FROM sqlite_schema WHERE name = 'chaos_audit'").fetchone()):
-        connection.write(_record_changes)
+    connection.write(_record_changes)
     connection.close()
 
 

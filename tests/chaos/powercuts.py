@@ -356,17 +356,18 @@ def _compare(found, rows, promised, jobs):
     for job in promised.acknowledged - rows.keys():
         found.count("lost", f"job {job} was acknowledged")
     for job, row in rows.items():
-        final = jobs[job]
-        if (row.task, row.payload, row.checksum, row.on_lost) != (
-            final.task, final.payload, final.checksum, final.on_lost
-        ):
+        if _asked(row) != _asked(jobs[job]):
             found.count("wrong", f"job {job} is another one")
-        if row.state in checker.ENDED and row != final:
+        if row.state in checker.ENDED and row != jobs[job]:
             found.count("wrong", f"job {job} has ended otherwise: {row.state}")
         if job in promised.ended and row.state not in checker.ENDED:
             found.count("lost", f"job {job} was seen to end and is {row.state}")
         if job in promised.begun and row.on_lost == "fail" and row.state not in ("running", *checker.ENDED):
             found.count("twice", f"job {job} has begun, must not begin twice and is {row.state}")
+
+
+def _asked(row):
+    return row.task, row.payload, row.checksum, row.on_lost, row.callback
 
 
 def go_on(found, image, promised, machine):
