@@ -11,11 +11,12 @@ import signal
 import sys
 import time
 
-from tests.chaos import faults, mutations
+from tests.chaos import faults, mutations, powercuts
 
 #: Name, function, and what makes it longer.
 FAULTS = {
     "R01": (faults.kill_everything_repeatedly, {"seconds": 300}),
+    "R02": (powercuts.cut_the_power, {"images": 1000, "served": 20, "seconds": 8.0}),
     "R03": (faults.kill_submitters, {"count": 50}),
     "R04": (faults.kill_at_named_places, {"rounds": 5}),
     "R05": (faults.kill_workers_mid_task, {"jobs": 300}),

@@ -9,6 +9,7 @@ Runs in: the testing process.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import random
 import shutil
@@ -25,9 +26,11 @@ from fastworker_lite import FastWorkerError
 from fastworker_lite.store import checking
 from fastworker_lite.store.connection import Connection
 from tests.chaos import checker
+from tests.chaos.faults import Figure
 from tests.chaos.machine import Machine, until
 
 SECTOR = 512
+NO_COMPILER = "no power cuts: this machine has no C compiler (apt-get install gcc)"
 SOURCE = Path(__file__).with_name("recorder.c")
 
 _HEADER = struct.Struct("=cBHIQQ")
@@ -264,11 +267,11 @@ def _rows(database):
 # ---- cuts
 
 
-def cut(recorded, seed, count, going_on=0):
+def cut(recorded, seed, count, served=0):
     """Open the disk as *count* cuts leave it, and serve so many of them. Returns what was found on all."""
     rng = random.Random(seed)
     cuts = Counter(rng.randrange(len(recorded.records)) for _ in range(count))
-    lively = set(rng.sample(sorted(cuts), min(going_on, len(cuts))))
+    lively = set(rng.sample(sorted(cuts), min(served, len(cuts))))
     disk, promised, found = Disk(), Promised(), Cut()
     with tempfile.TemporaryDirectory(prefix="fwl-cut-") as folder:
         for at, record in enumerate(recorded.records):
@@ -282,7 +285,7 @@ def cut(recorded, seed, count, going_on=0):
                     image["jobs.db-shm"] = rng.randbytes(32768)
                 look(found, _write(image, os.path.join(folder, "disk")), promised, recorded.jobs)
                 if at in lively and number == 0:
-                    go_on(found, image, promised, recorded.machine)
+                    serve(found, image, promised, recorded.machine)
     return found
 
 
@@ -297,7 +300,7 @@ class Cut:
     #: The most acknowledged jobs that one image has lost.
     promised: int = 0
     #: Acknowledged jobs that were looked for, over all images.
-    went_on: int = 0
+    served: int = 0
     details: list[str] = field(default_factory=list)
 
     def count(self, name, text):
@@ -370,9 +373,9 @@ def _asked(row):
     return row.task, row.payload, row.checksum, row.on_lost, row.callback
 
 
-def go_on(found, image, promised, machine):
+def serve(found, image, promised, machine):
     """Serve an image where the run was: every job ends, none for a second time, and none begins again that must not."""
-    found.went_on += 1
+    found.served += 1
     for name in os.listdir(machine.folder):
         if name.startswith(("jobs.db", "seen")):
             path = os.path.join(machine.folder, name)
@@ -389,3 +392,33 @@ def go_on(found, image, promised, machine):
     went = machine.finish()
     found.columns += went.columns
     found.details += went.details
+
+
+# ---- the figure
+
+
+def cut_the_power(seed, images=40, served=1, seconds=1.5):
+    """R02 and R12: with durability "full" no cut loses what was acknowledged; with "normal" the same look finds losses."""
+    if find_compiler() is None:
+        return [Figure("R02", NO_COMPILER, checker.Columns(), [])]
+    with recorded_run(seed, "full", seconds) as recorded:
+        full = cut(recorded, seed, images, served)
+        once = sum(row.on_lost == "fail" for row in recorded.jobs.values())
+    with recorded_run(seed, "normal", seconds) as recorded:
+        normal = cut(recorded, seed, images)
+    columns, details = full.columns + _but_for_losses(normal.columns), full.details
+    if not normal.with_losses:
+        columns.wrong += 1
+        details.append("the look finds no loss with durability normal, where there must be some")
+    sentences = [
+        f"{full.images:,} power cuts, {full.served} of them served again: {full.columns.integrity} files damaged, "
+        f"{full.with_losses} lost any of what was acknowledged ({full.promised:,} looked for), {full.columns.wrong} ended otherwise, "
+        f"{full.columns.dup_terminal} twice; control with durability normal: {normal.with_losses} of {normal.images:,} cuts "
+        f"lose up to {normal.worst}, {normal.columns.integrity} files damaged",
+        f"{once} at-most-once jobs, {full.images:,} power cuts: {full.columns.twice} started twice",
+    ]
+    return [Figure(name, text, columns, details) for name, text in zip(("R02", "R12"), sentences, strict=True)]
+
+
+def _but_for_losses(columns):
+    return dataclasses.replace(columns, lost=0)

@@ -1,0 +1,13 @@
+"""What is promised when the disk fails or loses power, in short. The long form is `python -m tests.chaos --soak`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos import powercuts
+from tests.test_chaos import SEED, hold
+
+
+@pytest.mark.skipif(powercuts.find_compiler() is None, reason=powercuts.NO_COMPILER)
+def test_a_power_cut_loses_nothing_that_was_acknowledged_and_ends_nothing_twice():
+    hold(powercuts.cut_the_power(SEED))
