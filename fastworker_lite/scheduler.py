@@ -218,7 +218,7 @@ class Scheduler:
             self._happened.clear()
             try:
                 seconds = self._step_stopping() if self._is_stopping else await self._look()
-            except FastWorkerError as error:
+            except (FastWorkerError, OSError) as error:
                 log.warning("the runner tries again in a second: %s", error)
                 seconds = LOOK_AGAIN
             await self._sleep(seconds)

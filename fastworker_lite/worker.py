@@ -56,7 +56,7 @@ def main(setup: WorkerSetup) -> None:
     faulthandler.enable()
     try:
         code = _serve(setup)
-    except (DatabaseGone, NotOurDatabase) as error:
+    except (StorageError, DatabaseBusy) as error:
         say(f"worker {os.getpid()} stops: {error}")
         code = EXIT_STORAGE
     os._exit(code)  # threads and exit handlers that a task left behind must not keep the worker
@@ -146,6 +146,21 @@ def store_patiently(transact: Callable[[], T], stop: int) -> T | None:
         if wait_readable([stop], pause):
             return None
         pause = min(pause * 2, 2.0)
+
+
+def insist(transact: Callable[[], T], stop: int) -> T:
+    """As `store_patiently`, for what a job cannot begin without. Raises `StorageError` when told to stop meanwhile."""
+    done = store_patiently(transact, stop)
+    if done is None:
+        raise StorageError("told to stop while the file could not be used")
+    return done
+
+
+def keep_from_rerun(connection: Connection, job: Claimed) -> bool:
+    """Have it on disk that *job* must not be started twice: its submitter did not know."""
+    connection.write(settling.keep_from_rerun, job)
+    connection.sync()
+    return True
 
 
 class Functions(Protocol):
@@ -288,15 +303,12 @@ class Worker:
     def _as_its_task_says(self, job: Claimed, target: Target) -> Claimed:
         told = job.over(target.options)
         if told.on_lost == "fail" and job.on_lost is None:
-            self._connection.write(
-                settling.keep_from_rerun, job
-            )  # its submitter did not know; it must be on disk first
-            self._connection.sync()
+            insist(lambda: keep_from_rerun(self._connection, job), self._stop)
         return told
 
     def _run_function(self, job: Claimed, target: Target) -> Outcome:
         parents = execution.parents_whose_results(job)
-        results = self._connection.read(queries.ended, parents) if parents else ()
+        results = insist(lambda: self._connection.read(queries.ended, parents), self._stop) if parents else ()
         current = CurrentJob(job, self._port)
         enter_job(current)
         try:
@@ -306,21 +318,25 @@ class Worker:
             current.end()
 
     def _report_progress(self, job_id: int, progress: Progress) -> None:
-        self._connection.write_fast(settling.report_progress, job_id, progress)
+        with contextlib.suppress(StorageError, DatabaseBusy):  # a job must not fail for want of a word about it
+            self._connection.write_fast(settling.report_progress, job_id, progress)
 
     def _is_cancelled(self, job_id: int) -> bool:
         """A task that asks wants to end by itself: TERM, which is sent to it at once, must not end it first."""
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             with contextlib.suppress(ValueError):  # it asks from a thread of its own
                 signal.signal(signal.SIGTERM, lambda *_: None)
-        row = self._connection.probe("SELECT cancel IS NOT NULL FROM job WHERE id = :id", {"id": job_id})
+        try:
+            row = self._connection.probe("SELECT cancel IS NOT NULL FROM job WHERE id = :id", {"id": job_id})
+        except (StorageError, DatabaseBusy):
+            return False
         return row is not None and bool(row[0])
 
     # ---- commands
 
     def _run_command(self, job: Claimed) -> Outcome:
         command = payloads.decode_command(job.payload)
-        stored = None if job.environment is None else self._connection.read(jobs.environment, job.environment)
+        stored = None if job.environment is None else self._environment(job.environment)
         variables = execution.command_environment(job, stored, self._connection.paths.database)
         started = time.time()
         paths = [self._connection.paths.log(job.id, job.attempt, stream) for stream in STREAMS]
@@ -347,6 +363,9 @@ class Worker:
         for path in paths:
             trim(path, self._setup.max_log)
         return execution.command_outcome(job, started, returncode)
+
+    def _environment(self, number: int) -> bytes:
+        return insist(lambda: self._connection.read(jobs.environment, number), self._stop)
 
     def _mind_the_command(self) -> None:
         """Be told by TERM of the runner's end, where KILL would leave the command running."""

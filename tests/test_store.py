@@ -1201,6 +1201,18 @@ def test_two_threads_with_a_connection_each_lose_nothing(database):
     assert sorted(ids) == list(range(1, 61))
 
 
+def test_a_failing_disk_that_ends_a_read_by_itself_is_a_typed_error(connection):
+    def fail(sql):
+        sql.execute("ROLLBACK")  # SQLite does so when a page cannot be read
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+        raise error
+
+    with pytest.raises(StorageError, match="disk I/O error"):
+        connection.read(fail)
+    assert submit(connection) == [1]
+
+
 def test_a_path_that_no_file_can_have_is_refused(tmp_path):
     with pytest.raises(StorageError):
         Connection(tmp_path / "a\0b")

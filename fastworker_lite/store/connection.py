@@ -173,12 +173,14 @@ class Connection:
             try:
                 return work(self.sql, *args)
             finally:
-                self.sql.execute("ROLLBACK")
+                if self.sql.in_transaction:  # a failing disk has ended it already
+                    self.sql.execute("ROLLBACK")
 
     def probe(self, statement: str, parameters: dict[str, Any]) -> Any:
         """One statement's first row, or None: a look that costs less than a transaction."""
         self._check_descriptors()
-        return self.sql.execute(statement, parameters).fetchone()
+        with typed_errors(self.paths.database):
+            return self.sql.execute(statement, parameters).fetchone()
 
     def sync(self, *, always: bool = False) -> None:
         """Make the last commit survive a power cut although the file's durability is "normal", or *always*."""
