@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos import powercuts
+from tests.chaos import disks, powercuts
 from tests.test_chaos import SEED, hold
 
 
 @pytest.mark.skipif(powercuts.find_compiler() is None, reason=powercuts.NO_COMPILER)
 def test_a_power_cut_loses_nothing_that_was_acknowledged_and_ends_nothing_twice():
     hold(powercuts.cut_the_power(SEED))
+
+
+def test_a_call_of_the_database_that_fails_costs_nothing_whichever_it_is():
+    hold(disks.fail_calls(SEED))

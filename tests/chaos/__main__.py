@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from tests.chaos import faults, mutations, powercuts
+from tests.chaos import disks, faults, mutations, powercuts
 
 #: Name, function, and what makes it longer.
 FAULTS = {
@@ -26,6 +26,7 @@ FAULTS = {
     "R09": (faults.fail_over, {"rounds": 20}),
     "R10": (faults.delete_the_gate_and_a_lease, {}),
     "R11": (faults.reuse_a_pid, {}),
+    "R20": (disks.fail_calls, {"calls": range(1, 151)}),
     "R50i": (faults.fork_and_leave, {}),
 }
 
