@@ -220,7 +220,7 @@ class Scheduler:
                 seconds = self._step_stopping() if self._is_stopping else await self._look()
             except (FastWorkerError, OSError) as error:
                 log.warning("the runner tries again in a second: %s", error)
-                seconds = LOOK_AGAIN
+                self._look_at, seconds = 0.0, LOOK_AGAIN
             await self._sleep(seconds)
 
     async def _sleep(self, seconds: float | None) -> None:

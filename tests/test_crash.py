@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -319,6 +320,27 @@ def test_a_standby_takes_over_when_the_runner_is_killed(database):
         runner.wait()
         runner.stdout.close()
         assert standby.submit(sample_tasks.add, 2, 2).result(timeout=10) == 4
+
+
+def test_a_look_of_the_runner_that_fails_is_repeated_though_nothing_else_happens(database, tmp_path, monkeypatch):
+    plain, failed, due = sqlite3.connect, [], [float("inf")]
+
+    class Failing(sqlite3.Connection):
+        def execute(self, statement, *parameters):
+            if statement == "BEGIN" and time.time() >= due[0] and not failed:
+                failed.append(statement)
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+                raise error
+            return super().execute(statement, *parameters)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: plain(*args, factory=Failing, **options))
+    log = tmp_path / "log"
+    with SyncClient(database, workers=1, runner="own") as client:
+        client.options(delay=1.0).submit(sample_tasks.record, str(log), "v", 0.0)
+        due[0] = time.time() + 0.8
+        until(lambda: lines(log), 10)
+    assert failed
 
 
 def test_an_idle_runner_and_its_workers_do_not_wake_up(database):
