@@ -19,6 +19,7 @@ from fastworker_lite.options import JobOptions
 from tests.chaos import checker, ledger
 
 #: Milliseconds that jobs take. The long ones are longer than any timeout that they could meet.
+SHORT = [1, 2, 5, 5, 30]
 DURATIONS = [1, 2, 5, 5, 30, 30, 30, 30, 150, 700]
 LONG = [3_000, 11_000]
 
@@ -33,7 +34,10 @@ def run_runner(database, workers="2"):
 
 
 def run_submitter(database, seed, pause="0.1", has_long="yes"):
-    """Submit jobs of all kinds, and note each one's id once it is acknowledged, until TERM."""
+    """Submit jobs of all kinds, and note each one's id once it is acknowledged, until TERM.
+
+    *has_long* is "yes", "no", or "short" for jobs that take no time to speak of.
+    """
     rng = random.Random(int(seed))
     must_end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: must_end.set())
@@ -41,7 +45,7 @@ def run_submitter(database, seed, pause="0.1", has_long="yes"):
     print("ready", flush=True)
     while not must_end.is_set():
         try:
-            submit_one(client, rng, float(pause), has_long == "yes")
+            submit_one(client, rng, float(pause), has_long)
         except FastWorkerError as error:
             print(f"submitter: {type(error).__name__}: {error}", file=sys.stderr)
             time.sleep(0.05)
@@ -50,7 +54,8 @@ def run_submitter(database, seed, pause="0.1", has_long="yes"):
 
 def submit_one(client, rng, pause, has_long):
     value, began = rng.randrange(10**9), time.monotonic()
-    milliseconds = rng.choice(LONG) if has_long and rng.random() < 0.01 else rng.choice(DURATIONS if pause else [0])
+    usual = [0] if not pause else SHORT if has_long == "short" else DURATIONS
+    milliseconds = rng.choice(LONG if has_long == "yes" and rng.random() < 0.01 else usual)
     kind = rng.choices(["work", "nap", "command"], [8, 1, 1])[0] if pause else "work"
     given = {
         "priority": rng.choice([-5, 0, 0, 0, 10]),

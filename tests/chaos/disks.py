@@ -22,10 +22,10 @@ _TOLD = re.compile(r"^submitter: (\w+): (.*)$", re.M)
 def fail_calls(seed, calls=None):
     """R20: the n-th call of each process fails, in each of five ways; work goes on, and nothing is lost nor done twice."""
     rng, number = random.Random(seed), 0
-    calls = calls or sorted(rng.sample(range(1, 151), 3))
+    calls = calls or sorted(rng.sample(range(1, 151), 6))
     with Machine(workers=2) as machine:
         machine.prepare()
-        for name, given in {"runner": (), "listener": (), "submitter": (str(seed), "0.005", "no")}.items():
+        for name, given in {"runner": (), "listener": (), "submitter": (str(seed), "0.005", "short")}.items():
             machine.start(name, name, *given)
         until(lambda: any(line.kind == "E" for line in machine.lines()), 20, "the first job")
         for kind in failing.KINDS:

@@ -237,7 +237,7 @@ def recorded_run(seed, durability, seconds):
         machine.start("asker", "asker", str(seed), durability)
         machine.start("runner")
         machine.start("listener")
-        machine.start("submitter", "submitter", str(seed), "0.02", "no")
+        machine.start("submitter", "submitter", str(seed), "0.02", "short")
         for number in range(2):
             until(lambda: any(line.kind == "R" for line in machine.lines()), 20, "the first result")
             time.sleep(seconds / 2)
