@@ -323,6 +323,8 @@ def typed_errors(database: str) -> Iterator[None]:
         raise
     except sqlite3.Error as error:
         raise _typed(database, error) from error
+    except UnicodeDecodeError as error:  # of a name in the schema, in SQLite's own message
+        raise _damaged(database, error) from error
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else database
         raise StorageError(
@@ -338,10 +340,16 @@ def _typed(database: str, error: sqlite3.Error) -> FastWorkerError | sqlite3.Err
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return DatabaseBusy(f"{database}: a program other than fastworker_lite holds the database; try again")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return NotOurDatabase(f"{database} is damaged ({error}); restore a backup")
+            return _damaged(database, error)
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
             return StorageError(f"{database}: {error}; nothing was stored. Check the disk and the folder's permissions")
+    if isinstance(error, sqlite3.OperationalError):  # no statement of ours is wrong: the schema or a text is
+        return _damaged(database, error)
     return error
+
+
+def _damaged(database: str, error: Exception) -> NotOurDatabase:
+    return NotOurDatabase(f"{database} is damaged ({error}); restore a backup")
 
 
 def is_ours(path: str) -> bool:
