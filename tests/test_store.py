@@ -1213,6 +1213,23 @@ def test_a_failing_disk_that_ends_a_read_by_itself_is_a_typed_error(connection):
     assert submit(connection) == [1]
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE job SET kind = 'calm'",
+        "UPDATE job SET tags = '{'",
+        "UPDATE job SET created_at = 1e300",
+        "ALTER TABLE job RENAME COLUMN error TO errox",
+        "UPDATE job SET task = CAST(X'C1' AS TEXT)",
+    ],
+)
+def test_what_a_flipped_bit_makes_of_a_job_is_a_typed_error(connection, harm):
+    (job_id,) = submit(connection)
+    connection.write(lambda sql: sql.execute(harm))
+    with pytest.raises(NotOurDatabase, match="damaged"):
+        job(connection, job_id)
+
+
 def test_a_path_that_no_file_can_have_is_refused(tmp_path):
     with pytest.raises(StorageError):
         Connection(tmp_path / "a\0b")
