@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos import disks, powercuts
+from tests.chaos import damage, disks, powercuts
 from tests.test_chaos import SEED, hold
 
 
@@ -15,3 +15,7 @@ def test_a_power_cut_loses_nothing_that_was_acknowledged_and_ends_nothing_twice(
 
 def test_a_call_of_the_database_that_fails_costs_nothing_whichever_it_is():
     hold(disks.fail_calls(SEED))
+
+
+def test_a_damaged_file_crashes_nothing_and_nothing_that_was_changed_is_run():
+    hold(damage.damage_files(SEED))

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from tests.chaos import disks, faults, mutations, powercuts
+from tests.chaos import damage, disks, faults, mutations, powercuts
 
 #: Name, function, and what makes it longer.
 FAULTS = {
@@ -27,6 +27,7 @@ FAULTS = {
     "R10": (faults.delete_the_gate_and_a_lease, {}),
     "R11": (faults.reuse_a_pid, {}),
     "R20": (disks.fail_calls, {"calls": range(1, 151)}),
+    "R26": (damage.damage_files, {"count": 300}),
     "R50i": (faults.fork_and_leave, {}),
 }
 
