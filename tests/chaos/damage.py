@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -158,9 +159,11 @@ def _damage(database, sound, other, rng):
 def _use_in_a_child(database):
     """What came of it: `exit`, None after a hang, and what the child has reported."""
     path = database + ".report"
-    child = os.fork()
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # this process may have threads
+        child = os.fork()
     if child == 0:
         try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(2 * PATIENCE)
             report = _use(database)
             Path(path).write_text(json.dumps(report))

@@ -5,16 +5,21 @@ Runs in: the testing process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
+import resource
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 from tests.chaos import failing, ledger
 from tests.chaos.faults import _require, _wait_for_callbacks, figure
-from tests.chaos.machine import Machine, until
+from tests.chaos.machine import ROOT, Machine, children, until
+from tests.chaos.nemesis import _limit
 
 _TOLD = re.compile(r"^submitter: (\w+): (.*)$", re.M)
 
@@ -67,3 +72,92 @@ def _wait_for_failures(machine, number, patience=1.0):
         if machine.pid("submitter") in pids and len(pids - {machine.pid("runner"), machine.pid("submitter")}) > 0:
             return
         time.sleep(0.01)
+
+
+# ---- no room
+
+
+class _SmallDisk:
+    """A place of 3 MB for the database of a run: a file system of its own, or, where none can be mounted, a limit of files."""
+
+    def __init__(self, machine):
+        self._machine = machine
+        self.folder = os.path.join(machine.folder, "disk")
+
+    def __enter__(self):
+        os.mkdir(self.folder, 0o700)
+        os.symlink(os.path.join(self.folder, "jobs.db"), self._machine.database)
+        self._machine.database = os.path.join(self.folder, "jobs.db")
+        self.is_mounted = self._mount("size=3m,mode=700")
+        return self
+
+    def _mount(self, options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", self.folder]
+        with contextlib.suppress(OSError):
+            return subprocess.run(command, capture_output=True).returncode == 0
+        return False
+
+    def fill(self):
+        """Nothing is to be done where there is but so much room."""
+        if not self.is_mounted:
+            self._limit(2**20)
+
+    def make_room(self):
+        if self.is_mounted:
+            assert self._mount("remount,size=64m,mode=700")
+        else:
+            self._limit(resource.RLIM_INFINITY)
+
+    def _limit(self, size):
+        for name in self._machine.actors:
+            for pid in [self._machine.pid(name), *children(self._machine.pid(name))]:
+                _limit(pid, size)
+
+    def __exit__(self, *_):
+        self._machine.kill_everything()
+        if self.is_mounted:
+            subprocess.run(["umount", "-l", self.folder], check=True)
+
+
+def fill_the_disk(seed):
+    """R21: without room nothing is acknowledged, reads work, and with room again all goes on by itself."""
+    with Machine(workers=2) as machine, _SmallDisk(machine) as disk:
+        machine.prepare()
+        machine.start("runner")
+        machine.start("submitter", "submitter", str(seed), "0", "short")
+        until(lambda: any(line.kind == "E" for line in machine.lines()), 20, "the first job")
+        disk.fill()
+        word = "StorageFull" if disk.is_mounted else "StorageError"
+        until(lambda: word in Path(machine.folder, "stderr").read_text(), 30, f"a submitter told of {word}")
+        acknowledged = _acknowledged(machine)
+        time.sleep(1)
+        looked = _fwl(machine, "status", "-q").returncode
+        disk.make_room()
+        began, before = time.monotonic(), _acknowledged(machine)
+        ended = sum(line.kind == "E" for line in machine.lines())
+        until(lambda: _acknowledged(machine) > before, 30, "the next acknowledgement")
+        until(lambda: sum(line.kind == "E" for line in machine.lines()) > ended, 30, "the next job")
+        seconds = time.monotonic() - began
+        machine.end("submitter")
+        machine.drain()
+        traces = Path(machine.folder, "stderr").read_text().count("Traceback (most recent call last)")
+        found = machine.finish()
+    _require(found, looked == 0, f"fwl status exits with {looked} on a full disk")
+    _require(found, traces == 0, f"{traces} tracebacks")
+    stored = found.jobs - found.acknowledged
+    _require(found, stored == 0, f"{stored} jobs were stored although it was said that they were not")
+    text = (
+        f"{'disk of 3 MB' if disk.is_mounted else 'files of 1 MB'} full at {acknowledged:,} acked: {found.columns.lost} lost, "
+        f"{found.columns.lost} false acks, {stored} stored all the same; resumed in {seconds:.1f} s after there was room"
+    )
+    return [figure("R21", text, found)]
+
+
+def _acknowledged(machine):
+    return sum(line.kind == "A" for line in machine.lines())
+
+
+def _fwl(machine, *words):
+    command = [sys.executable, "-m", "fastworker_lite", *words]
+    environment = os.environ | {"FWL_DB": machine.database}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)

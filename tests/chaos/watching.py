@@ -89,7 +89,7 @@ class WatchedConnection(sqlite3.Connection):
 
 def _connect(database, *args, **options):
     """As sqlite3.connect; the database of the run is watched, others (one being created, a copy) are not."""
-    if os.fspath(database) != os.path.join(ledger.folder(), "jobs.db"):
+    if os.fspath(database) != ledger.database():
         return _plain_connect(database, *args, **options)
     connection = _plain_connect(database, *args, factory=WatchedConnection, **options)
     connection.database = os.fspath(database)
