@@ -63,8 +63,11 @@ def main(setup: WorkerSetup) -> None:
 
 
 def _serve(setup: WorkerSetup) -> int:
-    connection = Connection(setup.database, is_worker=True, blocks_signals=True)
-    lease = open_lease(connection, setup.lease)
+    stop = stop_descriptor()
+    connection = store_patiently(lambda: Connection(setup.database, is_worker=True, blocks_signals=True), stop)
+    lease = None if connection is None else store_patiently(lambda: open_lease(connection, setup.lease), stop)
+    if connection is None or lease is None:
+        return 0
     capture = Capture(connection.paths, setup.lease, setup.max_log) if setup.lane is Lane.SYNC else None
     interpreter = None
     try:
@@ -80,9 +83,12 @@ def _serve(setup: WorkerSetup) -> int:
         say(f"worker {os.getpid()} cannot import its tasks: {type(error).__name__}: {error}")
         return EXIT_IMPORT
     execution.know(setup.tasks)
-    worker_id = connection.write_fast(
-        runners.add_worker, setup.lease, setup.runner, setup.lane, ProcessIdentity.mine().text(), time.time()
+    me = ProcessIdentity.mine().text()
+    worker_id = store_patiently(
+        lambda: connection.write_fast(runners.add_worker, setup.lease, setup.runner, setup.lane, me, time.time()), stop
     )
+    if worker_id is None:
+        return 0
     exchange = Exchange(connection, worker_id, setup.lane, setup.queues, Waker())
     if capture is None:
         from .async_worker import AsyncWorker  # asyncio is not for those who never await
