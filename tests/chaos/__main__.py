@@ -27,6 +27,8 @@ FAULTS = {
     "R10": (faults.delete_the_gate_and_a_lease, {}),
     "R11": (faults.reuse_a_pid, {}),
     "R20": (disks.fail_calls, {"calls": range(1, 151)}),
+    "R21": (disks.fill_the_disk, {}),
+    "R24": (disks.lose_the_file, {"count": len(disks.LOSSES)}),
     "R26": (damage.damage_files, {"count": 300}),
     "R50i": (faults.fork_and_leave, {}),
 }

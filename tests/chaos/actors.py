@@ -28,9 +28,10 @@ def run_runner(database, workers="2"):
     """Serve the file until TERM."""
     must_end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: must_end.set())
-    with SyncClient(database, workers=int(workers), runner="own", kill_grace=1.0):
+    with SyncClient(database, workers=int(workers), runner="own", kill_grace=1.0) as client:
         print("ready", flush=True)
-        must_end.wait()
+        while not (must_end.is_set() or client._runner.join(0.2)):
+            pass
 
 
 def run_submitter(database, seed, pause="0.1", has_long="yes"):

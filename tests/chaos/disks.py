@@ -10,14 +10,16 @@ import os
 import random
 import re
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-from tests.chaos import failing, ledger
-from tests.chaos.faults import _require, _wait_for_callbacks, figure
+from tests.chaos import checker, failing, ledger
+from tests.chaos.faults import Figure, _require, _wait_for_callbacks, figure
 from tests.chaos.machine import ROOT, Machine, children, until
 from tests.chaos.nemesis import _limit
 
@@ -132,6 +134,8 @@ def fill_the_disk(seed):
         acknowledged = _acknowledged(machine)
         time.sleep(1)
         looked = _fwl(machine, "status", "-q").returncode
+        os.kill(machine.worker_pids()[0], signal.SIGKILL)  # another one is to begin where there is no room
+        time.sleep(1)
         disk.make_room()
         began, before = time.monotonic(), _acknowledged(machine)
         ended = sum(line.kind == "E" for line in machine.lines())
@@ -140,6 +144,7 @@ def fill_the_disk(seed):
         seconds = time.monotonic() - began
         machine.end("submitter")
         machine.drain()
+        until(lambda: len(machine.worker_pids()) >= 2, 10, "two workers")
         traces = Path(machine.folder, "stderr").read_text().count("Traceback (most recent call last)")
         found = machine.finish()
     _require(found, looked == 0, f"fwl status exits with {looked} on a full disk")
@@ -161,3 +166,92 @@ def _fwl(machine, *words):
     command = [sys.executable, "-m", "fastworker_lite", *words]
     environment = os.environ | {"FWL_DB": machine.database}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+# ---- another file, or none
+
+
+def _delete(database):
+    for end in ("", "-wal", "-shm"):
+        os.unlink(database + end)
+
+
+def _move(database):
+    for end in ("-wal", ""):
+        os.rename(database + end, database + ".old" + end)
+
+
+def _replace_by_a_copy(database):
+    shutil.copy(database, database + ".copy")
+    os.rename(database + ".copy", database)
+
+
+def _delete_the_log(database):
+    os.unlink(database + "-wal")
+
+
+def _replace_by_nothing(database):
+    os.unlink(database)
+    Path(database).touch()
+
+
+LOSSES = (_delete, _move, _replace_by_a_copy, _delete_the_log, _replace_by_nothing)
+
+
+def lose_the_file(seed, count=1):
+    """R24: nothing is acknowledged once the file is another one, or none; the worker ends with 74 and makes no new one."""
+    losses = random.Random(seed).sample(LOSSES, count)
+    found, late, longest = [], 0, 0.0
+    for harm in losses:
+        one, seconds = _lose(seed, harm)
+        found.append(one)
+        longest = max(longest, seconds)
+    columns = sum((one.columns for one in found), checker.Columns())
+    late = sum("after" in line for one in found for line in one.details)
+    names = ", ".join(harm.__name__.strip("_").replace("_", " ") for harm in losses)
+    text = f"{count} files lost under load ({names}): acks after that {late}; the worker exits with 74 in max {longest:.1f} s"
+    return [Figure("R24", text, columns, [line for one in found for line in one.details])]
+
+
+def _lose(seed, harm):
+    with Machine(workers=2) as machine:
+        machine.prepare()
+        worker = _start_worker(machine)
+        machine.start("submitter", "submitter", str(seed), "0", "short")
+        until(lambda: sum(line.kind == "E" for line in machine.lines()) > 20, 20, "the first jobs")
+        harm(machine.database)
+        harmed = time.monotonic()
+        try:
+            code = worker.wait(15)
+        except subprocess.TimeoutExpired:
+            code = None
+        seconds = time.monotonic() - harmed
+        was_there = os.path.exists(machine.database)
+        until(lambda: "submitter: DatabaseGone" in Path(machine.folder, "stderr").read_text(), 10, "a DatabaseGone")
+        late = [line for line in machine.lines() if line.kind == "A" and float(line.fields[3]) > harmed]
+        said = Path(machine.folder, "stderr").read_text()
+        machine.kill("submitter")
+        acknowledged = {int(line.fields[0]) for line in machine.lines() if line.kind == "A"}
+        moved = machine.database + ".old"
+        there = (
+            {row[0] for row in checker._read(moved, "SELECT id FROM job")} if os.path.exists(moved) else acknowledged
+        )
+        machine.kill_everything()
+    found = checker.Found(checker.Columns(), 0, len(acknowledged), 0, 0, 0, 0, 0, [])
+    what = harm.__name__.strip("_")
+    _require(found, code == 74, f"{what}: the worker exits with {code}")
+    _require(found, not late, f"{what}: {len(late)} jobs were acknowledged after that")
+    _require(found, was_there == (harm not in (_delete, _move)), f"{what}: the file was made anew")
+    _require(found, "Traceback" not in said, f"{what}: {said[-1000:]}")
+    for job in acknowledged - there:
+        found.count("lost", f"job {job} was acknowledged and is not in the file that was moved")
+    return found, seconds
+
+
+def _start_worker(machine):
+    command = [sys.executable, "-m", "fastworker_lite", "worker", "--workers", "2", "--tasks", "tests.chaos.tasks"]
+    environment = machine.environment | {"FWL_DB": machine.database}
+    with open(os.path.join(machine.folder, "stderr"), "ab") as output:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+        )
