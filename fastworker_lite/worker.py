@@ -56,7 +56,7 @@ def main(setup: WorkerSetup) -> None:
     faulthandler.enable()
     try:
         code = _serve(setup)
-    except (StorageError, DatabaseBusy) as error:
+    except (StorageError, DatabaseBusy, OSError) as error:
         say(f"worker {os.getpid()} stops: {error}")
         code = EXIT_STORAGE
     os._exit(code)  # threads and exit handlers that a task left behind must not keep the worker
@@ -99,7 +99,9 @@ def _serve(setup: WorkerSetup) -> int:
         capture.close()
         if interpreter is not None:
             interpreter.close()
-    connection.write_fast(runners.remove_worker, worker_id)
+    if not connection.write_fast(runners.remove_worker, worker_id):
+        say(f"worker {os.getpid()} was told to stop before the file took what it had done")
+        return EXIT_STORAGE
     connection.close()
     lease.remove()
     return 0

@@ -130,6 +130,7 @@ class Connection:
         self.sql.execute("COMMIT")
         self.is_durable = row is None or row[0] == "full"
         self.sql.execute("PRAGMA synchronous = FULL" if self.is_durable else "PRAGMA synchronous = NORMAL")
+        self._are_synced = self.is_durable
 
     def watch(self, path: str, descriptor: int) -> None:
         """Have the guard watch a lease as well: without it, nobody would know that this process lives."""
@@ -148,19 +149,18 @@ class Connection:
         Raises what *work* raised, after rolling back; `DatabaseBusy`, `DatabaseGone`, `StorageFull` or `StorageError`
         when it could not be stored.
         """
-        return self._write(self._transact, work, args)
+        return self._write(self.is_durable, work, args)
 
     def write_fast(self, work: Callable[..., T], *args: Any) -> T:
         """As `write`, for what a power cut may undo: the commit does not wait for the disk."""
-        return self._write(self._transact_unsynced if self.is_durable else self._transact, work, args)
+        return self._write(False, work, args)
 
-    def _write(
-        self, transact: Callable[[Callable[..., T], tuple[Any, ...]], T], work: Callable[..., T], args: tuple[Any, ...]
-    ) -> T:
+    def _write(self, is_synced: bool, work: Callable[..., T], args: tuple[Any, ...]) -> T:
         self._check_usable()
         self._check_descriptors()  # before the gate: its own descriptor may lead to another file by now
         with typed_errors(self.paths.database), self._gate:
-            result = transact(work, args)
+            self._sync_commits(is_synced)
+            result = self._transact(work, args)
             self._after_commit()
         return result
 
@@ -207,12 +207,11 @@ class Connection:
             raise
         return result
 
-    def _transact_unsynced(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
-        self.sql.execute("PRAGMA synchronous = NORMAL")
-        try:
-            return self._transact(work, args)
-        finally:
-            self.sql.execute("PRAGMA synchronous = FULL")
+    def _sync_commits(self, are_synced: bool) -> None:
+        """Have the next commits wait for the disk, or not. Before them: what fails after one would deny what it stored."""
+        if are_synced != self._are_synced:
+            self.sql.execute("PRAGMA synchronous = FULL" if are_synced else "PRAGMA synchronous = NORMAL")
+            self._are_synced = are_synced
 
     def _check_version(self) -> None:
         version = self.sql.execute("PRAGMA user_version").fetchone()[0]
@@ -234,7 +233,8 @@ class Connection:
     def _after_commit(self) -> None:
         self.check_paths()
         if self._log_size > CHECKPOINT_SIZE:
-            self._checkpoint()
+            with contextlib.suppress(sqlite3.Error, OSError):  # what is stored is stored; the next one tries again
+                self._checkpoint()
 
     def checkpoint(self) -> bool:
         """Write the log into the database and empty it. False when a reader is in the way; try later."""
