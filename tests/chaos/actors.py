@@ -114,4 +114,7 @@ if __name__ == "__main__":
         "asker": run_asker,
         "listener": run_listener,
     }
-    ROLES[role](*given)
+    try:
+        ROLES[role](*given)
+    except FastWorkerError as error:
+        sys.exit(f"{role}: {type(error).__name__}: {error}")
