@@ -38,6 +38,10 @@ def test_without_room_nothing_is_acknowledged_and_with_room_all_goes_on():
     hold(disks.fill_the_disk(SEED))
 
 
+def test_where_nothing_can_be_written_each_command_says_so_in_one_line():
+    hold(disks.make_read_only(SEED))
+
+
 def test_once_the_file_is_lost_nothing_is_acknowledged_and_the_worker_ends():
     hold(disks.lose_the_file(SEED, count=2))
 

@@ -28,6 +28,7 @@ FAULTS = {
     "R11": (faults.reuse_a_pid, {}),
     "R20": (disks.fail_calls, {"calls": range(1, 151)}),
     "R21": (disks.fill_the_disk, {}),
+    "R23": (disks.make_read_only, {}),
     "R24": (disks.lose_the_file, {"count": len(disks.LOSSES)}),
     "R26": (damage.damage_files, {"count": 300}),
     "R50i": (faults.fork_and_leave, {}),

@@ -98,10 +98,10 @@ class _SmallDisk:
         os.mkdir(self.folder, 0o700)
         os.symlink(os.path.join(self.folder, "jobs.db"), self._machine.database)
         self._machine.database = os.path.join(self.folder, "jobs.db")
-        self.is_mounted = self._mount("size=3m,mode=700")
+        self.is_mounted = self.mount("size=3m,mode=700")
         return self
 
-    def _mount(self, options):
+    def mount(self, options):
         command = ["mount", "-t", "tmpfs", "-o", options, "none", self.folder]
         with contextlib.suppress(OSError):
             return subprocess.run(command, capture_output=True).returncode == 0
@@ -114,7 +114,7 @@ class _SmallDisk:
 
     def make_room(self):
         if self.is_mounted:
-            assert self._mount("remount,size=64m,mode=700")
+            assert self.mount("remount,rw,size=64m,mode=700")
         else:
             self._limit(resource.RLIM_INFINITY)
 
@@ -165,6 +165,38 @@ def fill_the_disk(seed):
         f"{found.columns.lost} false acks, {stored} stored all the same; resumed in {seconds:.1f} s after there was room"
     )
     return [figure("R21", text, found)]
+
+
+#: What is typed where nothing can be written.
+_COMMANDS = ("status", "show 1", "submit -- true", "cancel 1", "drain", "worker", "db check")
+
+
+def make_read_only(seed):
+    """R23: on a file system that is read-only each command says so in one line and ends with 74; then all is as it was."""
+    with Machine() as machine, _SmallDisk(machine) as disk:
+        if not disk.is_mounted:
+            return [Figure("R23", "no read-only file system: this user cannot mount one", checker.Columns(), [])]
+        machine.prepare()
+        with machine.client() as client:
+            client.submit("chaos.work", seed, 0)
+        disk.mount("remount,ro")
+        ends = {words: _fwl(machine, *words.split()) for words in _COMMANDS}
+        disk.make_room()
+        machine.start("runner")
+        machine.drain()
+        found = machine.finish()
+    right = 0
+    for words, done in ends.items():
+        is_right = done.returncode == 74 and len(done.stderr.splitlines()) == 1
+        _require(found, is_right, f"fwl {words} exits with {done.returncode}: {done.stderr[-300:]}")
+        right += is_right
+    return [
+        figure(
+            "R23",
+            f"read-only: {right} of {len(ends)} commands exit with 74 and one line; jobs then {found.jobs}",
+            found,
+        )
+    ]
 
 
 def _acknowledged(machine):
