@@ -17,11 +17,11 @@ from fastworker_lite.errors import NotOurDatabase, SchemaTooNew
 from fastworker_lite.store import checking
 from fastworker_lite.store.connection import Connection
 from fastworker_lite.store.create import SCHEMA_VERSION
-from tests.chaos import damage, disks, fixture, powercuts
+from tests.chaos import damage, disks, fixture, powercuts, recording
 from tests.test_chaos import SEED, hold
 
 
-@pytest.mark.skipif(powercuts.find_compiler() is None, reason=powercuts.NO_COMPILER)
+@pytest.mark.skipif(recording.find_compiler() is None, reason=recording.NO_COMPILER)
 def test_a_power_cut_loses_nothing_that_was_acknowledged_and_ends_nothing_twice():
     hold(powercuts.cut_the_power(SEED))
 
