@@ -17,7 +17,7 @@ from fastworker_lite.errors import NotOurDatabase, SchemaTooNew
 from fastworker_lite.store import checking
 from fastworker_lite.store.connection import Connection
 from fastworker_lite.store.create import SCHEMA_VERSION
-from tests.chaos import damage, disks, fixture, powercuts, recording
+from tests.chaos import damage, disks, fixture, powercuts, race, recording
 from tests.test_chaos import SEED, hold
 
 
@@ -44,6 +44,11 @@ def test_where_nothing_can_be_written_each_command_says_so_in_one_line():
 
 def test_once_the_file_is_lost_nothing_is_acknowledged_and_the_worker_ends():
     hold(disks.lose_the_file(SEED, count=2))
+
+
+@pytest.mark.skipif(race.OBSTACLE is not None, reason=str(race.OBSTACLE))
+def test_a_checkpoint_beside_a_writer_damages_nothing():
+    hold(race.force_the_race(SEED))
 
 
 # ---- other versions

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from tests.chaos import damage, disks, faults, mutations, powercuts
+from tests.chaos import damage, disks, faults, mutations, powercuts, race
 
 #: Name, function, and what makes it longer.
 FAULTS = {
@@ -31,6 +31,7 @@ FAULTS = {
     "R23": (disks.make_read_only, {}),
     "R24": (disks.lose_the_file, {"count": len(disks.LOSSES)}),
     "R26": (damage.damage_files, {"count": 300}),
+    "R28": (race.force_the_race, {"rounds": 10}),
     "R50i": (faults.fork_and_leave, {}),
 }
 

@@ -23,7 +23,7 @@ from fastworker_lite.store.connection import Connection
 from tests.chaos import checker
 from tests.chaos.faults import Figure
 from tests.chaos.machine import Machine, until
-from tests.chaos.recording import NO_COMPILER, Disk, Record, compile_recorder, find_compiler, read_records
+from tests.chaos.recording import NO_COMPILER, SOURCE, Disk, Record, compile_library, find_compiler, read_records
 
 # ---- what must be on it
 
@@ -86,7 +86,7 @@ def recorded_run(seed, durability, seconds):
     Nobody is killed: what was done and not yet recorded would be missing.
     """
     with Machine(workers=3, place="mid_checkpoint") as machine:
-        machine.environment["LD_PRELOAD"] = compile_recorder(machine.folder)
+        machine.environment["LD_PRELOAD"] = compile_library(SOURCE, machine.folder)
         machine.start("asker", "asker", str(seed), durability)
         machine.start("runner")
         machine.start("listener")

@@ -27,10 +27,10 @@ def find_compiler():
     return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
 
 
-def compile_recorder(folder):
-    """Returns the path of the library that records."""
-    library = os.path.join(folder, "recorder.so")
-    command = [find_compiler(), "-shared", "-fPIC", "-O1", "-o", library, str(SOURCE), "-ldl"]
+def compile_library(source, folder):
+    """Returns the path of what is made of *source*, to be loaded before all others."""
+    library = os.path.join(folder, source.with_suffix(".so").name)
+    command = [find_compiler(), "-shared", "-fPIC", "-O1", "-o", library, str(source), "-ldl"]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return library
 
