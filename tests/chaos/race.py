@@ -53,6 +53,10 @@ class Plain:
     def checkpoint(self):
         self._sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
+    def close(self):
+        with contextlib.suppress(sqlite3.Error):
+            self._sql.close()
+
 
 class Ours:
     def __init__(self, database):
@@ -66,6 +70,9 @@ class Ours:
 
     def checkpoint(self):
         self._connection.checkpoint()
+
+    def close(self):
+        self._connection.close()
 
 
 KINDS = {"plain": Plain, "ours": Ours}
@@ -128,6 +135,7 @@ def _race(kind, folder, library):
                 stored += 1
         return _damage(database, stored)
     finally:
+        connection.close()
         other.kill()
         other.wait()
 
