@@ -28,7 +28,7 @@ from .sockets import Waker, drain
 from .store import cancelling, queries, settling
 from .store.connection import Connection
 from .store.queries import Ended
-from .worker import kill_grace, resident_bytes, stop_descriptor, store_patiently
+from .worker import insist, keep_from_rerun, kill_grace, resident_bytes, stop_descriptor, store_patiently
 
 #: Jobs in one claim: their results come back in as few transactions.
 _CLAIM = 100
@@ -92,7 +92,7 @@ class AsyncWorker:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._swap_now, report, room)
 
     def _swap_now(self, report: Report, room: int) -> list[Claimed]:
-        if room > 0 and (report or self._exchange.has_work()):
+        if room > 0 and (report or store_patiently(self._exchange.has_work, self._stop)):
             return store_patiently(lambda: self._exchange.swap(report, room, list), self._stop) or []
         if report:
             store_patiently(lambda: self._exchange.tell(report), self._stop)
@@ -100,9 +100,10 @@ class AsyncWorker:
 
     async def _cancel_those_asked_for(self) -> None:
         asked = await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._connection.read, cancelling.asked_to_stop
+            self._thread,
+            lambda: store_patiently(lambda: self._connection.read(cancelling.asked_to_stop), self._stop),
         )
-        wanted = {(one.id, one.claim) for one in asked}
+        wanted = {(one.id, one.claim) for one in asked or ()}
         for task, job in self._running.items():
             if (job.id, job.claim) in wanted and job.id not in self._cancelled:
                 self._cancelled.add(job.id)
@@ -170,17 +171,16 @@ class AsyncWorker:
     async def _results(self, parents: list[int]) -> Sequence[Ended]:
         if not parents:
             return ()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._connection.read, queries.ended, parents)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: insist(lambda: self._connection.read(queries.ended, parents), self._stop)
+        )
 
     async def _keep_from_rerun(self, job: Claimed) -> None:
         """Its submitter may not have known that it must not be started twice; that has to be on disk first."""
 
-        def store() -> None:
-            self._connection.write(settling.keep_from_rerun, job)
-            self._connection.sync()
-
-        await asyncio.get_running_loop().run_in_executor(self._thread, store)
+        await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: insist(lambda: keep_from_rerun(self._connection, job), self._stop)
+        )
 
     def _report_progress(self, job_id: int, progress: Progress) -> None:
         self._thread.submit(self._connection.write_fast, settling.report_progress, job_id, progress)
@@ -190,6 +190,8 @@ class AsyncWorker:
         self._cancelled.discard(job.id)
         if task.cancelled():
             self._report.interrupted.append(job)
+        elif task.exception() is not None:  # told to stop before the file gave what it needs to begin
+            self._report.returned.append(job)
         if self._began.pop(job.id, None) is not None and (soonest := self._soonest()) is not None:
             self._lease.note(soonest)
         if not self._running:

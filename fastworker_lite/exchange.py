@@ -17,7 +17,7 @@ from .errors import SerializationError
 from .job import Claimed, Failure, Lane, Outcome
 from .sockets import Waker
 from .store import dependencies, jobs, listeners, runners, settling, waiters
-from .store.connection import Connection
+from .store.connection import Connection, typed_errors
 from .store.jobs import Wanted
 from .store.runners import Addresses
 
@@ -206,9 +206,10 @@ def _may_be_scheduled(outcome: Outcome) -> bool:
 
 def open_lease(connection: Connection, name: str) -> leases.Lease:
     """Take the lease of this process, and have the guard watch it."""
-    os.makedirs(connection.paths.leases, mode=0o700, exist_ok=True)
-    lease = leases.Lease(connection.paths.lease(name))
-    connection.watch(lease.path, lease.descriptor)
+    with typed_errors(connection.paths.database):
+        os.makedirs(connection.paths.leases, mode=0o700, exist_ok=True)
+        lease = leases.Lease(connection.paths.lease(name))
+        connection.watch(lease.path, lease.descriptor)
     return lease
 
 

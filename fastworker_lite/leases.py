@@ -55,11 +55,17 @@ class Lease:
         self.path = path
         self.name = os.path.basename(path)
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
-        os.ftruncate(self.descriptor, _NOTE.size)
         import mmap  # only who holds a lease needs it
 
-        self._map = mmap.mmap(self.descriptor, _NOTE.size)
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+            _pwrite_note(
+                self.descriptor, Note()
+            )  # not by making it so long: on a full disk, the first note would kill us
+            self._map = mmap.mmap(self.descriptor, _NOTE.size)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
         close_in_forked_children(self)
 
     def note(self, note: Note) -> None:
@@ -229,6 +235,14 @@ class ProcessIdentity(NamedTuple):
 
     def text(self) -> str:
         return json.dumps(list(self))
+
+    def is_of_this_boot(self) -> bool:
+        """Whether the machine is known to have been up since it lived, so that what it left in its lease is still there."""
+        return self.boot != "" and self.boot == _boot_id()
+
+    def is_of_these_numbers(self) -> bool:
+        """Whether numbers of processes mean here what they meant to it."""
+        return (self.boot, self.namespace) == (_boot_id(), _pid_namespace())
 
     def is_alive(self) -> bool:
         return ProcessIdentity.of(self.pid) == self

@@ -6,6 +6,7 @@ Runs in: the runner's process, on the thread of the scheduler's connection.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
 
@@ -61,13 +62,17 @@ class Recovery:
             leases.discard(self._paths.lease(runner.lease))
 
     def _recover_orphan(self, connection: Connection, row: WorkerRow, path: str) -> None:
-        note = leases.read_note(path)
         process = ProcessIdentity.parse(row.process)
         if not process.kill():
             return  # not yet gone: its jobs stay its own
-        leases.end_remains(process.pid, note)  # the other Python that its functions ran in ends with it, a moment later
+        # A power cut takes the note, or leaves an old one.
+        is_known = process.is_of_this_boot() and os.path.exists(path)
+        note = leases.read_note(path) if is_known else Note()
+        if process.is_of_these_numbers():  # else the group's number may be another's by now
+            leases.end_remains(process.pid, note)  # the other Python that its functions ran in ends a moment after it
         self._give_output(connection, row.lease, note)
-        self._recover(connection, _death(row, note, "worker died with its runner", is_blamed=False))
+        death = _death(row, note, "worker died with its runner", is_blamed=False)
+        self._recover(connection, death._replace(is_known=is_known))
         leases.discard(path)
 
     def forget_the_dead(self, connection: Connection, lives: list[tuple[str, str]]) -> None:

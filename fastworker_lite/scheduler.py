@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from . import __version__, calls, declarations, hooks, interpreters, leases, queueing, registration, retention
 from .callbacks import Limits, Postman
-from .errors import FastWorkerError, PoolFailed
+from .errors import DatabaseGone, FastWorkerError, PoolFailed
 from .exchange import close_lease, open_lease
 from .hooks import HookRunner
 from .idleness import Idleness
@@ -218,9 +218,11 @@ class Scheduler:
             self._happened.clear()
             try:
                 seconds = self._step_stopping() if self._is_stopping else await self._look()
-            except FastWorkerError as error:
+            except DatabaseGone as error:
+                seconds = self._end_without_file(error)
+            except (FastWorkerError, OSError) as error:
                 log.warning("the runner tries again in a second: %s", error)
-                seconds = LOOK_AGAIN
+                self._look_at, seconds = 0.0, LOOK_AGAIN
             await self._sleep(seconds)
 
     async def _sleep(self, seconds: float | None) -> None:
@@ -238,6 +240,15 @@ class Scheduler:
             self._stop_by = time.monotonic() + self._config.stop_timeout
             self._pool.close()
         self._happened.set()
+
+    def _end_without_file(self, error: DatabaseGone) -> float:
+        """Begin the end at once: what runs has nowhere to leave its result, and a runner anew would find what is there now."""
+        if self.error is None:
+            log.error("the runner stops: %s", error)
+            self.error = error
+        self.stop()
+        self.stop()
+        return 0.0
 
     def reload(self, config: Config, in_file: list[NewSchedule]) -> None:
         """Have what the leader sees to be as these settings say, with the schedules *in_file*."""
@@ -322,6 +333,7 @@ class Scheduler:
         if now < self._look_at:
             return _soonest([*sleeps, None if self._look_at == NEVER else self._look_at - now])
         self._look_at = NEVER
+        await self._connection.run(Connection.check_paths)
         if not self._sockets.are_there():
             self._bind_again()
         found = await self._connection.read(self._survey)
@@ -484,6 +496,10 @@ class Scheduler:
         while True:
             try:
                 was_ready = await self._connection.run(self._recovery.recover_own, worker, note, code)
+                break
+            except DatabaseGone as error:
+                self._end_without_file(error)
+                was_ready = True
                 break
             except FastWorkerError as error:
                 log.warning("the jobs of a dead worker are recovered in a second: %s", error)

@@ -56,15 +56,18 @@ def main(setup: WorkerSetup) -> None:
     faulthandler.enable()
     try:
         code = _serve(setup)
-    except (DatabaseGone, NotOurDatabase) as error:
+    except (StorageError, DatabaseBusy, OSError) as error:
         say(f"worker {os.getpid()} stops: {error}")
         code = EXIT_STORAGE
     os._exit(code)  # threads and exit handlers that a task left behind must not keep the worker
 
 
 def _serve(setup: WorkerSetup) -> int:
-    connection = Connection(setup.database, is_worker=True, blocks_signals=True)
-    lease = open_lease(connection, setup.lease)
+    stop = stop_descriptor()
+    connection = store_patiently(lambda: Connection(setup.database, is_worker=True, blocks_signals=True), stop)
+    lease = None if connection is None else store_patiently(lambda: open_lease(connection, setup.lease), stop)
+    if connection is None or lease is None:
+        return 0
     capture = Capture(connection.paths, setup.lease, setup.max_log) if setup.lane is Lane.SYNC else None
     interpreter = None
     try:
@@ -80,9 +83,12 @@ def _serve(setup: WorkerSetup) -> int:
         say(f"worker {os.getpid()} cannot import its tasks: {type(error).__name__}: {error}")
         return EXIT_IMPORT
     execution.know(setup.tasks)
-    worker_id = connection.write_fast(
-        runners.add_worker, setup.lease, setup.runner, setup.lane, ProcessIdentity.mine().text(), time.time()
+    me = ProcessIdentity.mine().text()
+    worker_id = store_patiently(
+        lambda: connection.write_fast(runners.add_worker, setup.lease, setup.runner, setup.lane, me, time.time()), stop
     )
+    if worker_id is None:
+        return 0
     exchange = Exchange(connection, worker_id, setup.lane, setup.queues, Waker())
     if capture is None:
         from .async_worker import AsyncWorker  # asyncio is not for those who never await
@@ -93,7 +99,9 @@ def _serve(setup: WorkerSetup) -> int:
         capture.close()
         if interpreter is not None:
             interpreter.close()
-    connection.write_fast(runners.remove_worker, worker_id)
+    if not connection.write_fast(runners.remove_worker, worker_id):
+        say(f"worker {os.getpid()} was told to stop before the file took what it had done")
+        return EXIT_STORAGE
     connection.close()
     lease.remove()
     return 0
@@ -146,6 +154,21 @@ def store_patiently(transact: Callable[[], T], stop: int) -> T | None:
         if wait_readable([stop], pause):
             return None
         pause = min(pause * 2, 2.0)
+
+
+def insist(transact: Callable[[], T], stop: int) -> T:
+    """As `store_patiently`, for what a job cannot begin without. Raises `StorageError` when told to stop meanwhile."""
+    done = store_patiently(transact, stop)
+    if done is None:
+        raise StorageError("told to stop while the file could not be used")
+    return done
+
+
+def keep_from_rerun(connection: Connection, job: Claimed) -> bool:
+    """Have it on disk that *job* must not be started twice: its submitter did not know."""
+    connection.write(settling.keep_from_rerun, job)
+    connection.sync()
+    return True
 
 
 class Functions(Protocol):
@@ -288,15 +311,12 @@ class Worker:
     def _as_its_task_says(self, job: Claimed, target: Target) -> Claimed:
         told = job.over(target.options)
         if told.on_lost == "fail" and job.on_lost is None:
-            self._connection.write(
-                settling.keep_from_rerun, job
-            )  # its submitter did not know; it must be on disk first
-            self._connection.sync()
+            insist(lambda: keep_from_rerun(self._connection, job), self._stop)
         return told
 
     def _run_function(self, job: Claimed, target: Target) -> Outcome:
         parents = execution.parents_whose_results(job)
-        results = self._connection.read(queries.ended, parents) if parents else ()
+        results = insist(lambda: self._connection.read(queries.ended, parents), self._stop) if parents else ()
         current = CurrentJob(job, self._port)
         enter_job(current)
         try:
@@ -306,21 +326,25 @@ class Worker:
             current.end()
 
     def _report_progress(self, job_id: int, progress: Progress) -> None:
-        self._connection.write_fast(settling.report_progress, job_id, progress)
+        with contextlib.suppress(StorageError, DatabaseBusy):  # a job must not fail for want of a word about it
+            self._connection.write_fast(settling.report_progress, job_id, progress)
 
     def _is_cancelled(self, job_id: int) -> bool:
         """A task that asks wants to end by itself: TERM, which is sent to it at once, must not end it first."""
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             with contextlib.suppress(ValueError):  # it asks from a thread of its own
                 signal.signal(signal.SIGTERM, lambda *_: None)
-        row = self._connection.probe("SELECT cancel IS NOT NULL FROM job WHERE id = :id", {"id": job_id})
+        try:
+            row = self._connection.probe("SELECT cancel IS NOT NULL FROM job WHERE id = :id", {"id": job_id})
+        except (StorageError, DatabaseBusy):
+            return False
         return row is not None and bool(row[0])
 
     # ---- commands
 
     def _run_command(self, job: Claimed) -> Outcome:
         command = payloads.decode_command(job.payload)
-        stored = None if job.environment is None else self._connection.read(jobs.environment, job.environment)
+        stored = None if job.environment is None else self._environment(job.environment)
         variables = execution.command_environment(job, stored, self._connection.paths.database)
         started = time.time()
         paths = [self._connection.paths.log(job.id, job.attempt, stream) for stream in STREAMS]
@@ -347,6 +371,9 @@ class Worker:
         for path in paths:
             trim(path, self._setup.max_log)
         return execution.command_outcome(job, started, returncode)
+
+    def _environment(self, number: int) -> bytes:
+        return insist(lambda: self._connection.read(jobs.environment, number), self._stop)
 
     def _mind_the_command(self) -> None:
         """Be told by TERM of the runner's end, where KILL would leave the command running."""

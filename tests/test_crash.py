@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from fastworker_lite import SyncClient, building, leases
 from fastworker_lite.events import follow_events
 from fastworker_lite.job import Command
 from fastworker_lite.options import JobOptions
+from fastworker_lite.paths import SidePaths
 from fastworker_lite.store import runners
 from fastworker_lite.store.connection import Connection
 from tests import sample_tasks
@@ -264,6 +266,51 @@ def test_a_job_that_must_not_run_twice_is_lost_with_its_worker(database, tmp_pat
     assert len(lines(log)) == 1
 
 
+def pass_as_of_another_boot(database, lease, innocent):
+    """What a power cut may leave: the rows of who lived then, and an old note, with a number that is another's now."""
+    connection = Connection(database)
+    connection.write(
+        lambda sql: sql.execute("UPDATE worker SET process = json_set(process, '$[2]', 'the boot before')")
+    )
+    note = leases.Note(job=0, group=innocent, began=1.0)
+    Path(connection.paths.lease(lease)).write_bytes(leases._NOTE.pack(*note))
+    connection.close()
+
+
+def delete_the_lease(database, lease, innocent):
+    os.unlink(SidePaths.of(database).lease(lease))
+
+
+@pytest.mark.parametrize("harm", [pass_as_of_another_boot, delete_the_lease])
+def test_a_job_that_must_not_run_twice_does_not_after_a_power_cut_that_took_its_workers_note(database, tmp_path, harm):
+    log = tmp_path / "log"
+    innocent = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    with start(RUNNER, database) as runner, SyncClient(database, runner="never") as client:
+        assert runner.stdout.readline() == "started\n"
+        once = client.options(on_lost="fail").submit(sample_tasks.record, str(log), "v", 5.0)
+        until(lambda: lines(log))
+        connection = Connection(database)
+        lease = next(
+            row.lease
+            for row in connection.read(runners.workers)
+            if leases.read_note(connection.paths.lease(row.lease)).job == int(once.id)
+        )
+        connection.close()
+        runner.kill()
+        runner.wait()
+        until(lambda: is_gone(int(lines(log)[0].split()[2])), 5)
+        harm(database, lease, innocent.pid)
+        with SyncClient(database, workers=1, runner="own"):
+            assert once.wait(timeout=20)
+    try:
+        assert once._job().reason == "lost: worker died with its runner"
+        assert len(lines(log)) == 1
+        assert innocent.poll() is None, "a process was killed for the number it has"
+    finally:
+        innocent.kill()
+        innocent.wait()
+
+
 def test_a_standby_takes_over_when_the_runner_is_killed(database):
     runner = start(RUNNER, database)
     assert runner.stdout.readline() == "started\n"
@@ -273,6 +320,27 @@ def test_a_standby_takes_over_when_the_runner_is_killed(database):
         runner.wait()
         runner.stdout.close()
         assert standby.submit(sample_tasks.add, 2, 2).result(timeout=10) == 4
+
+
+def test_a_look_of_the_runner_that_fails_is_repeated_though_nothing_else_happens(database, tmp_path, monkeypatch):
+    plain, failed, due = sqlite3.connect, [], [float("inf")]
+
+    class Failing(sqlite3.Connection):
+        def execute(self, statement, *parameters):
+            if statement == "BEGIN" and time.time() >= due[0] and not failed:
+                failed.append(statement)
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+                raise error
+            return super().execute(statement, *parameters)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: plain(*args, factory=Failing, **options))
+    log = tmp_path / "log"
+    with SyncClient(database, workers=1, runner="own") as client:
+        client.options(delay=1.0).submit(sample_tasks.record, str(log), "v", 0.0)
+        due[0] = time.time() + 0.8
+        until(lambda: lines(log), 10)
+    assert failed
 
 
 def test_an_idle_runner_and_its_workers_do_not_wake_up(database):

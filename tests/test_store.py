@@ -31,7 +31,7 @@ from fastworker_lite.errors import (
 from fastworker_lite.job import POISON_DEATHS, TERMINAL, TRANSITIONS, Failure, Kind, Lane, NewJob, Outcome, State
 from fastworker_lite.options import JobOptions, Policy, retry_pause
 from fastworker_lite.payloads import result_checksum
-from fastworker_lite.store import cancelling, due, jobs, queries, recovering, selection, settling
+from fastworker_lite.store import cancelling, due, jobs, queries, recovering, runners, selection, settling
 from fastworker_lite.store.bridge import AsyncConnection, SharedCommit
 from fastworker_lite.store.connection import CHECKPOINT_SIZE, Connection
 from fastworker_lite.store.jobs import Wanted
@@ -629,9 +629,10 @@ def test_a_durability_that_does_not_exist_is_refused(database):
 
 
 def test_a_fast_write_leaves_the_next_one_durable(connection):
-    connection.write_fast(jobs.insert, [new_job()], NOW)
+    ask = "PRAGMA synchronous"
 
-    assert connection.sql.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert connection.write_fast(lambda sql: sql.execute(ask).fetchone()[0]) == 1
+    assert connection.write(lambda sql: sql.execute(ask).fetchone()[0]) == 2
 
 
 def test_every_checkpoint_in_the_package_is_a_truncating_one():
@@ -648,6 +649,17 @@ def test_the_log_is_written_into_the_database_when_it_has_grown(connection, data
 
     assert os.path.getsize(database + "-wal") <= CHECKPOINT_SIZE
     assert os.path.getsize(database) >= CHECKPOINT_SIZE
+
+
+def test_what_is_stored_is_acknowledged_though_the_checkpoint_after_it_fails(connection):
+    def judge(action, name, *_):
+        return sqlite3.SQLITE_DENY if (action, name) == (sqlite3.SQLITE_PRAGMA, "wal_checkpoint") else sqlite3.SQLITE_OK
+
+    connection.sql.set_authorizer(judge)
+    ids = connection.write(jobs.insert, [new_job()._replace(payload=bytes(2 * CHECKPOINT_SIZE))], NOW)
+    assert job(connection, 1) is not None and ids
+    connection.sql.set_authorizer(None)
+    assert connection.checkpoint()
 
 
 def test_a_checkpoint_that_a_reader_holds_up_is_not_tried_again_at_once(connection, database):
@@ -917,6 +929,16 @@ def test_a_job_that_must_not_run_twice_fails_when_it_was_begun(connection):
     assert job(connection, unbegun).state is State.QUEUED
 
 
+def test_a_job_that_must_not_run_twice_fails_when_nobody_knows_whether_it_was_begun(connection):
+    (once,), (other,) = submit(connection, on_lost="fail"), submit(connection)
+    claim(connection, limit=2)
+
+    connection.write(recovering.recover, Death(1, "worker died", 0, False, False, is_known=False), NOW)
+
+    assert (job(connection, once).state, job(connection, once).reason) == (State.FAILED, "lost: worker died")
+    assert (job(connection, other).state, job(connection, other).attempt) == (State.QUEUED, 0)
+
+
 def test_every_job_of_an_async_worker_counts_as_begun(connection):
     ids = submit(connection, 3, on_lost="fail")
     claim(connection, limit=3)
@@ -969,6 +991,17 @@ def test_a_job_that_the_runner_ended_fails_as_the_runner_says(connection):
 
     found = job(connection, job_id)
     assert (found.state, found.reason, found.failures) == (State.FAILED, "timed out after 2.0s", 1)
+
+
+def test_a_worker_that_ends_while_it_holds_a_job_is_not_forgotten(connection):
+    worker = connection.write(runners.add_worker, "w-1", None, Lane.SYNC, "[]", NOW)
+    submit(connection)
+    (claimed,) = claim(connection, worker=worker)
+    assert not connection.write(runners.remove_worker, worker)
+    assert [row.id for row in connection.read(runners.workers)] == [worker]
+    connection.write(settling.give_back, [claimed])
+    assert connection.write(runners.remove_worker, worker)
+    assert connection.read(runners.workers) == []
 
 
 def test_the_jobs_of_other_workers_are_left_alone(connection):
@@ -1189,6 +1222,35 @@ def test_two_threads_with_a_connection_each_lose_nothing(database):
         thread.join()
 
     assert sorted(ids) == list(range(1, 61))
+
+
+def test_a_failing_disk_that_ends_a_read_by_itself_is_a_typed_error(connection):
+    def fail(sql):
+        sql.execute("ROLLBACK")  # SQLite does so when a page cannot be read
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+        raise error
+
+    with pytest.raises(StorageError, match="disk I/O error"):
+        connection.read(fail)
+    assert submit(connection) == [1]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE job SET kind = 'calm'",
+        "UPDATE job SET tags = '{'",
+        "UPDATE job SET created_at = 1e300",
+        "ALTER TABLE job RENAME COLUMN error TO errox",
+        "UPDATE job SET task = CAST(X'C1' AS TEXT)",
+    ],
+)
+def test_what_a_flipped_bit_makes_of_a_job_is_a_typed_error(connection, harm):
+    (job_id,) = submit(connection)
+    connection.write(lambda sql: sql.execute(harm))
+    with pytest.raises(NotOurDatabase, match="damaged"):
+        job(connection, job_id)
 
 
 def test_a_path_that_no_file_can_have_is_refused(tmp_path):

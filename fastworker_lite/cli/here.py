@@ -36,8 +36,9 @@ def run_here(session: Session, job_id: int, signals: Signals, shown: Shown) -> J
         attendant = Attendant(connection, lease, signals, session.config, shown)
         job = _run_until_ended(session, connection, worker, job_id, attendant, signals)
         # Not in a finally: whoever runs next must find a worker that died holding a job, and queue the job again.
-        connection.write_fast(runners.remove_worker, worker)
-    lease.remove()
+        is_done = connection.write_fast(runners.remove_worker, worker)
+    if is_done:
+        lease.remove()
     return job
 
 

@@ -130,6 +130,7 @@ class Connection:
         self.sql.execute("COMMIT")
         self.is_durable = row is None or row[0] == "full"
         self.sql.execute("PRAGMA synchronous = FULL" if self.is_durable else "PRAGMA synchronous = NORMAL")
+        self._are_synced = self.is_durable
 
     def watch(self, path: str, descriptor: int) -> None:
         """Have the guard watch a lease as well: without it, nobody would know that this process lives."""
@@ -148,19 +149,18 @@ class Connection:
         Raises what *work* raised, after rolling back; `DatabaseBusy`, `DatabaseGone`, `StorageFull` or `StorageError`
         when it could not be stored.
         """
-        return self._write(self._transact, work, args)
+        return self._write(self.is_durable, work, args)
 
     def write_fast(self, work: Callable[..., T], *args: Any) -> T:
         """As `write`, for what a power cut may undo: the commit does not wait for the disk."""
-        return self._write(self._transact_unsynced if self.is_durable else self._transact, work, args)
+        return self._write(False, work, args)
 
-    def _write(
-        self, transact: Callable[[Callable[..., T], tuple[Any, ...]], T], work: Callable[..., T], args: tuple[Any, ...]
-    ) -> T:
+    def _write(self, is_synced: bool, work: Callable[..., T], args: tuple[Any, ...]) -> T:
         self._check_usable()
         self._check_descriptors()  # before the gate: its own descriptor may lead to another file by now
         with typed_errors(self.paths.database), self._gate:
-            result = transact(work, args)
+            self._sync_commits(is_synced)
+            result = self._transact(work, args)
             self._after_commit()
         return result
 
@@ -173,12 +173,14 @@ class Connection:
             try:
                 return work(self.sql, *args)
             finally:
-                self.sql.execute("ROLLBACK")
+                if self.sql.in_transaction:  # a failing disk has ended it already
+                    self.sql.execute("ROLLBACK")
 
     def probe(self, statement: str, parameters: dict[str, Any]) -> Any:
         """One statement's first row, or None: a look that costs less than a transaction."""
         self._check_descriptors()
-        return self.sql.execute(statement, parameters).fetchone()
+        with typed_errors(self.paths.database):
+            return self.sql.execute(statement, parameters).fetchone()
 
     def sync(self, *, always: bool = False) -> None:
         """Make the last commit survive a power cut although the file's durability is "normal", or *always*."""
@@ -205,12 +207,11 @@ class Connection:
             raise
         return result
 
-    def _transact_unsynced(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
-        self.sql.execute("PRAGMA synchronous = NORMAL")
-        try:
-            return self._transact(work, args)
-        finally:
-            self.sql.execute("PRAGMA synchronous = FULL")
+    def _sync_commits(self, are_synced: bool) -> None:
+        """Have the next commits wait for the disk, or not. Before them: what fails after one would deny what it stored."""
+        if are_synced != self._are_synced:
+            self.sql.execute("PRAGMA synchronous = FULL" if are_synced else "PRAGMA synchronous = NORMAL")
+            self._are_synced = are_synced
 
     def _check_version(self) -> None:
         version = self.sql.execute("PRAGMA user_version").fetchone()[0]
@@ -232,7 +233,8 @@ class Connection:
     def _after_commit(self) -> None:
         self.check_paths()
         if self._log_size > CHECKPOINT_SIZE:
-            self._checkpoint()
+            with contextlib.suppress(sqlite3.Error, OSError):  # what is stored is stored; the next one tries again
+                self._checkpoint()
 
     def checkpoint(self) -> bool:
         """Write the log into the database and empty it. False when a reader is in the way; try later."""
@@ -321,6 +323,8 @@ def typed_errors(database: str) -> Iterator[None]:
         raise
     except sqlite3.Error as error:
         raise _typed(database, error) from error
+    except UnicodeDecodeError as error:  # of a name in the schema, in SQLite's own message
+        raise _damaged(database, error) from error
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else database
         raise StorageError(
@@ -336,10 +340,16 @@ def _typed(database: str, error: sqlite3.Error) -> FastWorkerError | sqlite3.Err
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return DatabaseBusy(f"{database}: a program other than fastworker_lite holds the database; try again")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return NotOurDatabase(f"{database} is damaged ({error}); restore a backup")
+            return _damaged(database, error)
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
             return StorageError(f"{database}: {error}; nothing was stored. Check the disk and the folder's permissions")
+    if isinstance(error, sqlite3.OperationalError):  # no statement of ours is wrong: the schema or a text is
+        return _damaged(database, error)
     return error
+
+
+def _damaged(database: str, error: Exception) -> NotOurDatabase:
+    return NotOurDatabase(f"{database} is damaged ({error}); restore a backup")
 
 
 def is_ours(path: str) -> bool:

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from ..errors import NotOurDatabase
 from ..job import TERMINAL, Attempt, Job, Kind, Progress, State
 
 _FIELDS = (
@@ -17,6 +18,8 @@ _FIELDS = (
     "retries, timeout, expires_at, worker, worker_pid, cancel, unique_key, idempotency_key, limits, exit_code, signal, error_type, error, traceback"
 )
 _NAMES = tuple(name.strip() for name in _FIELDS.split(","))
+#: The end of the year 9999.
+_LAST_MOMENT = 253402300800.0
 _TERMINAL = "('succeeded', 'failed', 'cancelled', 'expired')"
 
 _GET = f"SELECT {_FIELDS} FROM job WHERE id = ?"
@@ -73,7 +76,38 @@ class Standing(NamedTuple):
 
 def _job(row: Sequence[object]) -> Job:
     fields = dict(zip(_NAMES, row, strict=False))
-    return Job(**fields | {"state": State(str(fields["state"])), "kind": Kind(str(fields["kind"]))})  # type: ignore[arg-type]
+    try:
+        job = Job(**fields | {"state": State(str(fields["state"])), "kind": Kind(str(fields["kind"]))})  # type: ignore[arg-type]
+        _check(job)
+    except (ValueError, TypeError) as error:  # SQLite has no checksums: a bit that flipped on the disk is a value to it
+        raise _damaged(fields["id"], error) from error
+    return job
+
+
+def _check(job: Job) -> None:
+    """Raise what those who show a job would stumble over."""
+    if job.tags is not None:
+        dict(json.loads(job.tags))
+    for moment in (job.created_at, job.due_at, job.started_at, job.finished_at, job.expires_at):
+        if moment is not None and not 0 <= moment < _LAST_MOMENT:
+            raise ValueError(f"{moment!r} is no moment")
+
+
+def _damaged(job_id: object, what: object) -> NotOurDatabase:
+    return NotOurDatabase(f"job {job_id} is damaged in the file ({what}); restore a backup")
+
+
+def _bytes(job_id: object, value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise _damaged(job_id, f"{type(value).__name__} where its bytes should be")
+    return value
+
+
+def _ended(row: Sequence[object]) -> Ended:
+    result, checksum = row[-2:]
+    if result is not None:
+        _bytes(row[0], result)
+    return Ended(_job(row), result, checksum)  # type: ignore[arg-type]
 
 
 def get(sql: sqlite3.Connection, job_id: int) -> Job | None:
@@ -102,13 +136,13 @@ def standings(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Standing
 def ended(sql: sqlite3.Connection, ids: Iterable[int]) -> list[Ended]:
     """Those of these jobs that have ended, with their results."""
     rows = sql.execute(_ENDED, (json.dumps(list(ids)),))
-    return [Ended(_job(row), row[-2], row[-1]) for row in rows]
+    return [_ended(row) for row in rows]
 
 
 def result(sql: sqlite3.Connection, job_id: int) -> Ended | None:
     """One job with its result, whether it has ended or not; None when there is no such job."""
     row = sql.execute(_RESULT, (job_id,)).fetchone()
-    return Ended(_job(row), row[-2], row[-1]) if row else None
+    return _ended(row) if row else None
 
 
 def count_ended(sql: sqlite3.Connection, ids: Iterable[int]) -> int:
@@ -124,7 +158,7 @@ def count_ended(sql: sqlite3.Connection, ids: Iterable[int]) -> int:
 def payload(sql: sqlite3.Connection, job_id: int) -> bytes | None:
     """A job's payload as it was stored."""
     row = sql.execute("SELECT payload FROM job WHERE id = ?", (job_id,)).fetchone()
-    return None if row is None else bytes(row[0])
+    return None if row is None else _bytes(job_id, row[0])
 
 
 def payloads(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, bytes]:
@@ -132,7 +166,7 @@ def payloads(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, bytes]:
     rows = sql.execute(
         "SELECT id, payload FROM job WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),)
     )
-    return {row[0]: bytes(row[1]) for row in rows}
+    return {row[0]: _bytes(*row) for row in rows}
 
 
 def attempts(sql: sqlite3.Connection, job_id: int) -> list[Attempt]:

@@ -47,6 +47,8 @@ class Death(NamedTuple):
     #: An async worker had begun every job it held.
     ended: tuple[int, int, Failure | None] | None = None
     #: The job (id, claim) for whose sake the runner killed it, and what that is called; None where it was cancelled.
+    is_known: bool = True
+    #: Whether it is known what it began: not after a power cut. A job that must not run twice may have begun then.
 
 
 def recover(sql: sqlite3.Connection, death: Death, now: float) -> list[int]:
@@ -56,7 +58,7 @@ def recover(sql: sqlite3.Connection, death: Death, now: float) -> list[int]:
     position = ids.index(death.last_begun) if death.last_begun in ids else -1
     for index, (job_id, claim_number, deaths, on_lost) in enumerate(held):
         is_ended = death.ended is not None and death.ended[:2] == (job_id, claim_number)
-        is_begun = death.is_many_at_once or index <= position
+        is_begun = death.is_many_at_once or index <= position or (on_lost == "fail" and not death.is_known)
         is_blamed = death.is_blamed and (death.is_many_at_once or index == position)
         if is_ended and death.ended is not None and death.ended[2] is not None:
             _end_killed(sql, job_id, claim_number, death.ended[2], now)

@@ -136,6 +136,10 @@ def worker_by_lease(sql: sqlite3.Connection, lease: str) -> WorkerRow | None:
     return WorkerRow._make(row) if row else None
 
 
-def remove_worker(sql: sqlite3.Connection, worker: int) -> None:
-    """Forget a worker that ended holding no jobs."""
+def remove_worker(sql: sqlite3.Connection, worker: int) -> bool:
+    """Forget a worker that ends. False when it holds jobs: whoever finds it dead is to recover them."""
+    held = "SELECT 1 FROM job WHERE state = 'running' AND worker = ?"
+    if sql.execute(held, (worker,)).fetchone() is not None:
+        return False
     sql.execute("DELETE FROM worker WHERE id = ?", (worker,))
+    return True

@@ -7,5 +7,9 @@
                                                      └──────────── checker ───────────┘
 
 Every process reads start/sitecustomize.py at its start: it has each of its connections watched (watching.py), can have its
-clock put forward and back (clock.py), and kills it at a named point (failpoints.py). The package itself knows nothing of it.
+clock put forward and back (clock.py), has its calls of the database fail (failing.py), and kills it at a named point
+(failpoints.py). The package itself knows nothing of it.
+
+The disk: recorder.c writes down what a run does to its files, recording.py builds the disk as a power cut may leave it, and
+powercuts.py looks at it. disks.py fills it, makes it read-only and takes the file away; damage.py flips bits.
 """

@@ -11,11 +11,12 @@ import signal
 import sys
 import time
 
-from tests.chaos import faults, mutations
+from tests.chaos import damage, disks, faults, mutations, powercuts, race
 
 #: Name, function, and what makes it longer.
 FAULTS = {
     "R01": (faults.kill_everything_repeatedly, {"seconds": 300}),
+    "R02": (powercuts.cut_the_power, {"images": 1000, "served": 20, "seconds": 8.0}),
     "R03": (faults.kill_submitters, {"count": 50}),
     "R04": (faults.kill_at_named_places, {"rounds": 5}),
     "R05": (faults.kill_workers_mid_task, {"jobs": 300}),
@@ -25,6 +26,12 @@ FAULTS = {
     "R09": (faults.fail_over, {"rounds": 20}),
     "R10": (faults.delete_the_gate_and_a_lease, {}),
     "R11": (faults.reuse_a_pid, {}),
+    "R20": (disks.fail_calls, {"calls": range(1, 151)}),
+    "R21": (disks.fill_the_disk, {}),
+    "R23": (disks.make_read_only, {}),
+    "R24": (disks.lose_the_file, {"count": len(disks.LOSSES)}),
+    "R26": (damage.damage_files, {"count": 300}),
+    "R28": (race.force_the_race, {"rounds": 10}),
     "R50i": (faults.fork_and_leave, {}),
 }
 

@@ -17,7 +17,7 @@ from tests.chaos import ledger, tasks
 ENDED = ("succeeded", "failed", "cancelled", "expired")
 
 _TABLE = """
-CREATE TABLE chaos_audit (
+CREATE TABLE IF NOT EXISTS chaos_audit (
     seq     INTEGER PRIMARY KEY,
     job     INTEGER NOT NULL,
     old     TEXT    NOT NULL,
@@ -27,7 +27,7 @@ CREATE TABLE chaos_audit (
 """
 
 _TRIGGER = """
-CREATE TRIGGER chaos_audit_of_a_job
+CREATE TRIGGER IF NOT EXISTS chaos_audit_of_a_job
 AFTER UPDATE OF state ON job
 BEGIN
     INSERT INTO chaos_audit (job, old, new, passed)
@@ -104,9 +104,9 @@ class Found:
         self.details.append(f"{name}: {text}")
 
 
-def prepare(database):
+def prepare(database, durability="full"):
     """Create the database, with a record of every change of state."""
-    connection = Connection(database, durability="full")
+    connection = Connection(database, durability=durability)
     connection.write(_record_changes)
     connection.close()
 

@@ -406,12 +406,12 @@ def _kill_at(place, seed, rounds):
             until(lambda: _everybody_is_back(machine), 20, "everybody's return")
         machine.kill("submitter")
         machine.actors.pop("submitter")[0].stdout.close()
+        unknown = checker.ask(machine.database, _WITHOUT_A_TICK)
         if place == "after_tick_insert":
             with machine.client() as client:
-                client.unschedule("ticks")
+                client.unschedule("ticks")  # its ticks go with it
         machine.drain(20)
         _wait_for_callbacks(machine)
-        unknown = checker.ask(machine.database, _WITHOUT_A_TICK)
         found = machine.finish()
     _require(found, unknown == 0, f"{unknown} jobs of a schedule belong to no tick")
     return found

@@ -32,6 +32,12 @@ def folder():
     return os.environ[FOLDER]
 
 
+def database():
+    """The database of the run; elsewhere when the file has a disk of its own."""
+    path = os.path.join(folder(), "jobs.db")
+    return os.path.realpath(path)
+
+
 def note(kind, *fields, file="ledger"):
     """Append a line. One write to a file opened for appending is not torn by a kill, nor mixed with another."""
     line = " ".join(map(str, (kind, *fields, os.getpid(), f"{time.monotonic():.6f}"))) + "\n"

@@ -59,13 +59,13 @@ class Machine:
         os.mkdir(os.path.join(self.folder, "alive"))
         os.mkdir(os.path.join(self.folder, "sockets"), 0o700)
         clock.create(self.folder)
-        self._environment = os.environ | {
+        self.environment = os.environ | {
             ledger.FOLDER: self.folder,
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "chaos" / "start")]),
             "XDG_RUNTIME_DIR": os.path.join(self.folder, "sockets"),
         }
         if place is not None:
-            self._environment[failpoints.PLACE] = place
+            self.environment[failpoints.PLACE] = place
         self._seeds = 0
 
     def __enter__(self):
@@ -82,8 +82,8 @@ class Machine:
         """A client in this process, which only submits."""
         return SyncClient(self.database, runner="never")
 
-    def prepare(self):
-        checker.prepare(self.database)
+    def prepare(self, durability="full"):
+        checker.prepare(self.database, durability)
 
     # ---- processes
 
@@ -97,7 +97,7 @@ class Machine:
             actor = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -98,8 +98,8 @@ MUTATIONS = (
             ),
             Change(
                 "fastworker_lite/recovery.py",
-                "        leases.await_group(process.pid)  # the other",
-                "        # the other",
+                "            leases.end_remains(process.pid, note)  # the other",
+                "            pass  # the other",
             ),
         ),
         "tests/test_chaos.py -k stopped_leader",
@@ -109,8 +109,8 @@ MUTATIONS = (
         (
             Change(
                 LEASES,
-                "        self._map = mmap.mmap(self.descriptor, _NOTE.size)\n        close_in_forked_children(self)\n",
-                "        self._map = mmap.mmap(self.descriptor, _NOTE.size)\n",
+                "            raise\n        close_in_forked_children(self)\n",
+                "            raise\n",
             ),
         ),
         "tests/test_chaos.py -k forked",

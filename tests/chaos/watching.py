@@ -14,7 +14,7 @@ import re
 import sqlite3
 import struct
 
-from tests.chaos import ledger
+from tests.chaos import failing, ledger
 
 _CHECKPOINT = re.compile(r"wal_checkpoint\s*(?:\(\s*(\w+)\s*\))?", re.I)
 _STORES_A_JOB = re.compile(r"\s*INSERT\s+INTO\s+job\b", re.I)
@@ -62,9 +62,18 @@ class WatchedConnection(sqlite3.Connection):
             os.close(descriptor)
 
     def execute(self, statement, *parameters):
+        failing.come_to_a_call(self, statement)
         if statement == "COMMIT":
             self._see_commit()
         return super().execute(statement, *parameters)
+
+    def executemany(self, statement, parameters):
+        failing.come_to_a_call(self, statement)
+        return super().executemany(statement, parameters)
+
+    def executescript(self, script):
+        failing.come_to_a_call(self, script)
+        return super().executescript(script)
 
     def _see_commit(self):
         if super().execute("PRAGMA wal_autocheckpoint").fetchone()[0] != 0:
@@ -80,7 +89,7 @@ class WatchedConnection(sqlite3.Connection):
 
 def _connect(database, *args, **options):
     """As sqlite3.connect; the database of the run is watched, others (one being created, a copy) are not."""
-    if os.fspath(database) != os.path.join(ledger.folder(), "jobs.db"):
+    if os.fspath(database) != ledger.database():
         return _plain_connect(database, *args, **options)
     connection = _plain_connect(database, *args, factory=WatchedConnection, **options)
     connection.database = os.fspath(database)
