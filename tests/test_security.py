@@ -7,7 +7,10 @@ import select
 import signal
 import socket
 import stat
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ import pytest
 from fastworker_lite.errors import FastWorkerError
 from fastworker_lite.store import jobs, queries
 from fastworker_lite.store.connection import Connection
+from tests.chaos.machine import children
+from tests.test_cli_endings import PATIENCE, Site, wait_until
 from tests.test_store import NOW, new_job
 
 #: Who wants to harm us.
@@ -162,3 +167,235 @@ def test_a_job_that_somebody_else_has_put_there_is_not_ours(shared: Path, files:
         os.chown(place, STRANGER, STRANGER)
 
     assert f"belongs to user {STRANGER}, not to you" in str(use(ours))
+
+
+# ---- a real run, in which every process is watched
+
+#: What is in the arguments of the jobs, and is to be nowhere else.
+CANARY = "canary-that-nobody-is-to-hear"
+
+#: Each process of the run reads this at its start: it writes down when it unpickles, and when it makes a socket of the network.
+WATCH = """
+import os, pickle, socket, sys
+
+def note(what):
+    with open("/proc/self/cmdline", "rb") as file:
+        words = file.read().replace(b"\\0", b" ").replace(b"\\n", b" ").decode(errors="replace")
+    descriptor = os.open(os.environ["SEEN"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, f"{what} {os.getpid()} {words}\\n".encode())
+    os.close(descriptor)
+
+def noted(function):
+    def wrapper(*args, **options):
+        note("unpickles")
+        return function(*args, **options)
+    return wrapper
+
+class Unpickler(pickle.Unpickler):
+    def __init__(self, *args, **options):
+        note("unpickles")
+        super().__init__(*args, **options)
+
+pickle.loads, pickle.load, pickle.Unpickler = noted(pickle.loads), noted(pickle.load), Unpickler
+NETWORK = (socket.AF_INET, socket.AF_INET6)
+sys.addaudithook(lambda event, args: event == "socket.__new__" and args[1] in NETWORK and note("network"))
+"""
+
+TASKS = """
+import time
+from fastworker_lite import task
+
+class Thing:
+    pass
+
+@task
+def keeps(secret):
+    return Thing()
+
+@task(retries=1)
+def fails(secret):
+    raise ValueError("no")
+
+@task
+async def naps(secret):
+    return Thing()
+
+@task
+def waits(secret):
+    time.sleep(60)
+"""
+
+CLIENT = """
+import os, sys, socket
+import holding
+from fastworker_lite import SyncClient
+with SyncClient(os.environ["FWL_DB"], runner="never") as client:
+    handles = [client.submit(name, sys.stdin.readline()) for name in ("keeps", "fails", "naps", "waits")]
+    for handle in handles[:3]:
+        assert handle.wait(timeout=20)
+    assert isinstance(handles[0].result(), holding.Thing)
+socket.socket(socket.AF_INET).close()
+"""
+
+VERBS = [
+    "status", "status -a", "status -a --json", "show 1", "show 2", "show 4", "show 2 --json", "why 2", "why 4", "logs 2",
+    "wait 1 2 3", "top --json", "health", "workers", "queue list", "listeners", "events", "cancel 4", "retry 2",
+    "doctor", "db check",
+]  # fmt: skip
+
+
+class Run:
+    """What was seen of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.site = Site(folder)
+        self.seen = folder / "seen"
+        self.loose: set[str] = set()
+        self.said = b""
+        self.modes: dict[str, int] = {}
+        self.sockets: list[str] = []
+        self.surroundings: dict[int, bytes] = {}
+        self.runner, self.workers, self.verbs = 0, set[int](), set[int]()
+
+    def lines(self, what: str) -> dict[int, str]:
+        """The processes that did this, and what they were called."""
+        found = [line.split(" ", 2) for line in self.seen.read_text().splitlines()]
+        return {int(pid): words for kind, pid, words in found if kind == what}
+
+    def files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Those beside the database, and itself."""
+        for path in [*self.site.folder.glob("fwl.db*"), *(self.site.folder / "fwl.db.d").rglob("*")]:
+            try:
+                yield str(path.relative_to(self.site.folder)), path.lstat()
+            except FileNotFoundError:
+                continue
+
+    def watch(self, must_end: threading.Event) -> None:
+        while not must_end.is_set():
+            self.loose |= {name for name, status in self.files() if status.st_mode & 0o077}
+
+    def look(self) -> None:
+        self.modes = {name: stat.S_IMODE(status.st_mode) for name, status in self.files()}
+        self.workers |= set(children(self.runner))
+        inodes = set()
+        for pid in (self.runner, *self.workers):
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                inodes.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+            self.surroundings[pid] = b"".join(
+                Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ")
+            )
+        rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+        self.sockets = [row[7] for row in rows if len(row) > 7 and f"socket:[{row[6]}]" in inodes]
+
+
+def run_watched(folder: Path) -> Run:
+    run = Run(folder)
+    (folder / "holding.py").write_text(TASKS)
+    (folder / "watch").mkdir()
+    (folder / "watch" / "sitecustomize.py").write_text(WATCH)
+    run.site.variables["PYTHONPATH"] += f":{folder}:{folder / 'watch'}"
+    run.site.variables["SEEN"] = str(run.seen)
+    words = ["worker", "--workers", "2", "--tasks", "holding"]
+    must_end = threading.Event()
+    watcher = threading.Thread(target=run.watch, args=(must_end,))
+    watcher.start()
+    try:
+        with run.site.start("listen", "--json") as listener, run.site.start(*words, stderr=subprocess.STDOUT) as worker:
+            run.runner = worker.pid
+            wait_until(lambda: len(children(worker.pid)) >= 2)
+            run.workers |= set(children(worker.pid))
+            client = [sys.executable, "-c", CLIENT]
+            subprocess.run(client, env=run.site.variables, input=f"{CANARY}\n" * 4, text=True, check=True, cwd=folder)
+            run.site.until("4", "running")
+            run.look()
+            must_end.set()
+            for verb in VERBS:
+                with run.site.start(*verb.split(), stderr=subprocess.STDOUT) as process:
+                    out, _ = process.communicate(timeout=PATIENCE)
+                run.verbs.add(process.pid)
+                run.said += out
+            for process in (worker, listener):
+                process.terminate()
+                run.said += b"".join(part or b"" for part in process.communicate(timeout=PATIENCE))
+            run.verbs.add(listener.pid)
+    finally:
+        must_end.set()
+        watcher.join()
+    return run
+
+
+needs_proc = pytest.mark.skipif(not os.path.exists("/proc/net/unix"), reason="needs /proc")
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A worker, a listener, a client, and the commands that look and act, all under a umask that hides nothing."""
+    before = os.umask(0)
+    try:
+        return run_watched(tmp_path_factory.mktemp("watched"))
+    finally:
+        os.umask(before)
+
+
+@needs_proc
+def test_every_file_of_a_run_is_for_this_user_alone_from_its_first_instant(watched: Run) -> None:
+    kinds = ("fwl.db", "fwl.db-wal", "fwl.db-shm", "fwl.db.d", "fwl.db.d/gate", "fwl.db.d/leases", "fwl.db.d/sockets")
+    print(
+        f"{len(watched.modes)} files, {sum(mode & 0o077 != 0 for mode in watched.modes.values())} with bits for others"
+    )
+    assert set(kinds) <= watched.modes.keys() and len(watched.modes) > 15
+    assert {name: oct(mode) for name, mode in watched.modes.items() if mode & 0o077} == {}
+    assert watched.loose == set()
+
+
+@needs_proc
+def test_no_socket_of_a_run_is_one_that_other_users_can_reach(watched: Run) -> None:
+    assert any("fwl.db.d/sockets/" in path for path in watched.sockets)
+    assert [path for path in watched.sockets if not path.startswith("/")] == []
+
+
+@needs_proc
+def test_only_clients_and_workers_unpickle(watched: Run) -> None:
+    pids = watched.lines("unpickles")
+    assert any("import holding" in words for words in pids.values())
+    assert watched.workers & pids.keys()  # others have come in the place of one that was killed
+    assert watched.runner not in pids
+    assert len(watched.verbs) > len(VERBS) and not watched.verbs & pids.keys()
+    assert [words for words in pids.values() if "spawn_main" not in words and "import holding" not in words] == []
+
+
+@needs_proc
+def test_nothing_of_a_run_uses_the_network(watched: Run) -> None:
+    assert ["import holding" in words for words in watched.lines("network").values()] == [
+        True
+    ]  # the client's, to see it seen
+
+
+@needs_proc
+def test_what_jobs_are_given_is_in_the_database_and_nowhere_else(watched: Run) -> None:
+    """Not in what commands, the worker and the listener say, not in the environment or the words of a process, not in a log."""
+    assert CANARY.encode() not in watched.said and watched.said.count(b"no") > 3
+    assert not any(CANARY.encode() in text for text in watched.surroundings.values()) and len(watched.surroundings) >= 3
+    holders = {
+        path.name for path in watched.site.folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()
+    }
+    assert holders and holders <= {"fwl.db", "fwl.db-wal"}
+
+
+# ---- what a command does with what it finds where it is called
+
+
+def test_a_command_imports_nothing_from_the_folder_it_is_called_in(tmp_path: Path) -> None:
+    for name in ("json", "sqlite3", "typer", "socket", "rich", "fastworker_lite", "cloudpickle"):
+        (tmp_path / f"{name}.py").write_text("import os\nopen(os.environ['HOME'] + '/imported', 'a').write(__name__)\n")
+    program = Path(sys.executable).parent / "fwl"
+    if not program.exists():
+        pytest.skip("fwl is not installed")
+    site = Site(tmp_path)
+    del site.variables["PYTHONPATH"]
+    for words in ("submit -- true", "status", "drain --no-cron", "show 1", "doctor"):
+        done = subprocess.run(
+            [program, *words.split()], cwd=tmp_path, env=site.variables, capture_output=True, text=True
+        )
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "imported").exists()
