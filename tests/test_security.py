@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import random
 import select
 import signal
 import socket
@@ -12,13 +14,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from fastworker_lite.errors import FastWorkerError
+from fastworker_lite import SyncClient, intake, serialization
+from fastworker_lite.errors import FastWorkerError, SerializationError
 from fastworker_lite.store import jobs, queries
 from fastworker_lite.store.connection import Connection
 from tests.chaos.machine import children
+from tests.test_architecture import ROOT, SOURCES
 from tests.test_cli_endings import PATIENCE, Site, wait_until
 from tests.test_store import NOW, new_job
 
@@ -399,3 +406,208 @@ def test_a_command_imports_nothing_from_the_folder_it_is_called_in(tmp_path: Pat
         )
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "imported").exists()
+
+
+def test_a_fault_of_ours_is_told_in_a_line_and_kept_without_what_jobs_were_given(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.variables |= {"XDG_STATE_HOME": str(tmp_path / "state")}
+    with SyncClient(site.variables["FWL_DB"], runner="never", durability="normal") as client:
+        client.submit(print, CANARY)
+    site.sql("UPDATE job SET policy = '{'")  # which no version has written
+
+    done = site.fwl("clone", "1")  # has the call at hand when it fails
+
+    [crash] = tmp_path.rglob("crash-*.txt")
+    assert done.returncode == 70 and done.stderr.count(b"\n") == 2 and b"Traceback" not in done.stderr
+    assert "Traceback" in crash.read_text() and stat.S_IMODE(crash.stat().st_mode) == 0o600
+    assert CANARY not in crash.read_text() and CANARY.encode() not in done.stdout + done.stderr
+
+
+# ---- what somebody has changed in the file
+
+
+def flip(content: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(content)
+    changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def test_no_call_of_which_a_bit_was_changed_is_run(tmp_path: Path) -> None:
+    """In its arguments, in the function itself, in the name of its task, and in the checksum."""
+    site, marks, count = Site(tmp_path), tmp_path / "marks", 60
+    marks.mkdir()
+    rng = random.Random(1)
+
+    def mark(name: str) -> None:
+        (marks / name).touch()
+
+    with SyncClient(site.variables["FWL_DB"], runner="never", durability="normal") as client:
+        handles = [client.submit(mark, str(number)) for number in range(count)]
+        for number, (job, payload, target) in enumerate(site.sql("SELECT id, payload, target FROM job ORDER BY id")):
+            changes: list[tuple[str, object]] = [
+                ("UPDATE job SET payload = ? WHERE id = ?", flip(payload, rng)),
+                ("UPDATE job SET target = ? WHERE id = ?", flip(target, rng)),
+                ("UPDATE job SET task = ? WHERE id = ?", "mark"),
+                ("UPDATE job SET checksum = checksum + 1 WHERE id = ? + ?", 0),
+            ]
+            statement, value = changes[number % 4]
+            if number:  # one is left as it is, so that it is seen that they could run
+                site.sql(statement, *((job, value) if number % 4 == 3 else (value, job)))
+        with SyncClient(site.variables["FWL_DB"], workers=1, runner="own"):
+            assert all(handle.wait(timeout=20) for handle in handles)
+        errors = [handle._job().error for handle in handles[1:]]
+    print(f"executed {len(os.listdir(marks)) - 1}/{count - 1}")
+    assert os.listdir(marks) == ["0"]
+    assert [error for error in errors if "checksum" not in str(error)] == []
+
+
+def test_a_result_of_which_a_bit_was_changed_is_not_loaded(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    with SyncClient(site.variables["FWL_DB"], workers=1, runner="own", durability="normal") as client:
+        handle = client.submit(divmod, 7, 2)
+        assert handle.result(timeout=20) == (3, 1)
+        [(result,)] = site.sql("SELECT result FROM job")
+        rng = random.Random(1)
+        for _ in range(20):
+            site.sql("UPDATE job SET result = ?", flip(result, rng))
+            with pytest.raises(SerializationError, match="the result of job 1 is damaged"):
+                handle.result(timeout=0)
+
+
+#: What would be something else than a text if it ever stood in a statement.
+STATEMENTS = [
+    "'); DROP TABLE job;--", "' OR '1'='1", '" OR ""="', "x' UNION SELECT sql FROM sqlite_schema--", "';VACUUM INTO 'x';--",
+    "'||(SELECT 1)||'", "%", "_", "a%b_c", "\\", "\\'", "''", '""', "``", "[x]", ";", "--", "/*", "NULL", "?", "?1", ":id", "@id",
+    "$id", "%s", "{0}", "0x27", "\u02bc", "\uff07", "1; DELETE FROM job", "rowid", "*", "a'b\"c`d", "x\\x00y", "1e999", "-1", "~",
+]  # fmt: skip
+
+
+def test_a_text_is_never_part_of_a_statement(tmp_path: Path) -> None:
+    """As a queue, a name and a tag it finds its own job and no other; as anything else it changes nothing."""
+    site = Site(tmp_path)
+    with SyncClient(site.variables["FWL_DB"], runner="never", durability="normal") as client:
+        ids = [client.options(queue=text, name=text, tags={text: text}).submit(abs, 1).id for text in STATEMENTS]
+    schema, everything = (
+        "SELECT * FROM sqlite_schema ORDER BY name",
+        "SELECT id, state, queue, name, tags, task FROM job",
+    )
+    before = site.sql(schema), site.sql(everything)
+
+    for job, text in zip(ids, STATEMENTS, strict=True):
+        assert site.told("status", "-q", "--queue", text).split() == [job], text
+        if not set("*?[") & set(text):
+            assert site.told("status", "-q", "--name", text).split() == [job], text
+        if "=" not in text:
+            assert site.told("status", "-q", "--tag", f"{text}={text}").split() == [job], text
+        for words in (
+            ["status", "--state", text], ["status", "--fields", text], ["status", "--sort", text], ["show", f"no{text}"],
+            ["queue", "remove", f"no{text}"], ["listeners", "remove", text], ["cron", "run", text], ["prune", "--state", text],
+            ["wait", "--queue", f"no{text}", "--drained"], ["status", "--since", text], ["cancel", "--name", f"no{text}"],
+        ):  # fmt: skip
+            site.told(*words)
+    print(
+        f"{len(STATEMENTS)} strings, {sum(site.sql(one) != was for one, was in zip((schema, everything), before, strict=True))} effects"
+    )
+    assert (site.sql(schema), site.sql(everything)) == before
+
+
+# ---- sizes
+
+
+def call_of(size: int) -> bytes:
+    """An argument with which a call takes so many bytes."""
+    more = len(serialization.encode_call((b"x" * size,), {})) + len(b"Ibuiltins:len") - size
+    return b"x" * (size - more)
+
+
+def result_of(size: int) -> int:
+    """Bytes that are stored in so many."""
+    return 2 * size - len(serialization.encode(b"x" * size))
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncClient]:
+    path = tmp_path_factory.mktemp("limited") / "jobs.db"
+    with SyncClient(path, workers=1, runner="own", durability="normal", max_result=100_000) as client:
+        client.set_queue("short", max_length=3)
+        yield client
+
+
+def submit_with(option: str) -> Callable[[SyncClient, Any], object]:
+    return lambda client, value: client.options(**{option: value}, hold=True).submit(abs, 1)
+
+
+def fill(client: SyncClient, count: int) -> None:
+    client.pause_queue("short")
+    client.options(queue="short").map(abs, range(count))
+
+
+LIMITS: list[tuple[str, Callable[[SyncClient, Any], object], Any, Any]] = [
+    ("a call", lambda client, size: client.options(hold=True).submit(len, call_of(size)), 1_048_576, 1_048_577),
+    ("callback_data", submit_with("callback_data"), "x" * 65_534, "x" * 65_535),
+    ("priority", submit_with("priority"), 1_000_000_000, 1_000_000_001),
+    ("priority below", submit_with("priority"), -1_000_000_000, -1_000_000_001),
+    ("callback", submit_with("callback"), "/" + "x" * 106, "/" + "x" * 107),
+    ("result", lambda client, size: client.submit(bytes, result_of(size)).result(timeout=20), 100_000, 100_001),
+    ("queue", fill, 3, 4),
+]
+
+
+@pytest.mark.parametrize(("name", "act", "most", "too_much"), LIMITS, ids=[row[0] for row in LIMITS])
+def test_what_is_as_large_as_may_be_is_taken_and_no_more(
+    limited: SyncClient, name: str, act: Callable[[SyncClient, Any], object], most: Any, too_much: Any
+) -> None:
+    with pytest.raises((FastWorkerError, ValueError)):
+        act(limited, too_much)
+    act(limited, most)
+
+
+@settings(derandomize=True, max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.binary(max_size=200)
+    | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(lambda value: repr(value).encode())
+)
+@example(b"[" * 100_000)
+@example(b'{"event_id": ' + b"9" * 5_000 + b"}")
+@example(b'{"event_id": "1", "event_id": NaN}')
+@example(b'{"event_id": "\\ud800"}')
+def test_a_line_is_an_event_or_refused_in_a_few_words(line: bytes) -> None:
+    try:
+        event_id, event = intake.read_event(line)
+    except ValueError as reason:
+        assert 0 < len(str(reason)) < 100 and str(reason).isprintable()
+    else:
+        assert event["event_id"] == event_id
+
+
+# ---- the package itself
+
+#: What reads archives or code, or pickles from whoever connects.
+NEVER = {
+    "tarfile",
+    "zipfile",
+    "marshal",
+    "shelve",
+    "multiprocessing.connection",
+    "multiprocessing.managers",
+    "socketserver",
+}
+
+
+def test_nothing_in_the_package_unpacks_archives_or_unpickles_from_a_socket() -> None:
+    found = {name for path in SOURCES for _, name in imports_of(path) if name in NEVER}
+    assert found == set()
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.lineno, node.module
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def test_the_readme_says_who_runs_code_as_you() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert "whoever can write the database runs code as you" in text
