@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+import pytest
 
 from fastworker_lite.job import (
     POISON_DEATHS,
@@ -31,8 +31,8 @@ from fastworker_lite.store.connection import Connection
 from fastworker_lite.store.jobs import Wanted
 from fastworker_lite.store.recovering import Death
 
-QUEUES = ("a", "b", "c")
-WORKERS = (1, 2, 3)
+QUEUES = ("a", "b")
+WORKERS = (1, 2)
 WAITING = (State.QUEUED, State.SCHEDULED, State.BLOCKED)
 
 
@@ -83,11 +83,44 @@ SELECT id, state, queue, claim, attempt, failures, deaths, cancel, due_at, finis
 """
 
 
-class Life(RuleBasedStateMachine):
+#: What each verb is given.
+GIVEN: dict[str, dict[str, Sequence[Any]]] = {
+    "submit": {
+        "count": range(1, 3),
+        "queue": QUEUES,
+        "priority": [0, 0, 5, -5],
+        "delay": [None, None, None, 10.0],
+        "expires": [None, None, None, 15.0],
+        "retries": range(0, 3),
+        "retry_delay": [None, 7.0],
+        "on_lost": [None, "retry", "fail"],
+        "is_held": [False, False, False, True],
+    },
+    "claim": {
+        "worker": WORKERS,
+        "limit": range(1, 4),
+        "served": [None, None, None, ("a",)],
+    },
+    "succeed": {"number": range(0, 5)},
+    "fail": {"number": range(0, 5), "is_final": [False, False, True]},
+    "give_back": {"number": range(0, 5), "is_begun": (False, True)},
+    "die": {"worker": WORKERS, "begun": range(0, 4), "is_blamed": (False, True)},
+    "pause_or_resume": {"queue": QUEUES, "is_paused": [False, False, True]},
+    "look_at_the_clock": {"seconds": [0.0, 1.0, 5.0, 12.0, -3.0]},
+} | {verb: {"number": range(0, 4)} for verb in ("cancel", "retry", "hold", "release", "remove")}
+#: What needs a job, and what a claim.
+OF_JOBS, OF_CLAIMS = ("cancel", "retry", "hold", "release", "remove"), ("succeed", "fail", "give_back")
+#: As often as they are here.
+VERBS = [
+    *["submit"] * 4, *["claim"] * 5, *["fail"] * 3, *["die"] * 3, *["succeed"] * 2, *["give_back"] * 2, *["cancel"] * 2,
+    *["retry"] * 2, *["release"] * 2, *["look_at_the_clock"] * 2, *["pause_or_resume"] * 2, "hold", "remove", "open_anew",
+]  # fmt: skip
+
+
+class Life:
     """Every verb in any order, with workers that speak when they should not. The clock is ours."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.folder = tempfile.mkdtemp(prefix="fwl-model-")
         self.connection = self._open()
         self.now = 1_000_000.0
@@ -98,36 +131,36 @@ class Life(RuleBasedStateMachine):
         self.accepted: set[tuple[int, int]] = set()
         self.before: dict[int, tuple[Any, ...]] = {}
         self.may_retry: int | None = None
+        self.said: list[str] = []
+        for name in QUEUES:
+            self.connection.write(queues.change, name, {})
 
     def _open(self) -> Connection:
         return Connection(os.path.join(self.folder, "jobs.db"), durability="normal")
 
-    def teardown(self) -> None:
+    def close(self) -> None:
         self.connection.close()
         shutil.rmtree(self.folder)
 
-    @initialize()
-    def make_queues(self) -> None:
-        for name in QUEUES:
-            self.connection.write(queues.change, name, {})
-
     def _job(self, number: int) -> Modelled:
+        """One of the newest."""
         ids = sorted(self.jobs)
-        return self.jobs[ids[number % len(ids)]]
+        return self.jobs[ids[-1 - number % len(ids)]]
+
+    def step(self, rng: random.Random) -> None:
+        """One verb, with what it is given by chance."""
+        verb = rng.choice(VERBS)
+        needed = self.claims if verb in OF_CLAIMS else self.jobs if verb in OF_JOBS else True
+        is_room = sum(job.state not in TERMINAL for job in self.jobs.values()) < 3  # few, so that they meet
+        if needed and (is_room or verb != "submit"):
+            given = {name: rng.choice(values) for name, values in GIVEN.get(verb, {}).items()}
+            self.said.append(f"{verb}({', '.join(f'{name}={value!r}' for name, value in given.items())})")
+            getattr(self, verb)(**given)
+            self.check_every_job()
+            self.check_every_count()
 
     # ---- submitters and people
 
-    @rule(
-        count=st.integers(1, 3),
-        queue=st.sampled_from(QUEUES),
-        priority=st.sampled_from([0, 0, 5, -5]),
-        delay=st.sampled_from([None, None, 10.0]),
-        expires=st.sampled_from([None, None, 15.0]),
-        retries=st.integers(0, 2),
-        retry_delay=st.sampled_from([None, 7.0]),
-        on_lost=st.sampled_from([None, "retry", "fail"]),
-        is_held=st.booleans(),
-    )
     def submit(
         self,
         count: int,
@@ -155,8 +188,6 @@ class Life(RuleBasedStateMachine):
                 due_at=None if delay is None else self.now + delay, expires_at=None if expires is None else self.now + expires,
             )  # fmt: skip
 
-    @precondition(lambda self: self.jobs)
-    @rule(number=st.integers(0, 50))
     def cancel(self, number: int) -> None:
         job = self._job(number)
         assert self.connection.write(cancelling.cancel, job.id, self.now, "unwanted") == job.state
@@ -165,8 +196,6 @@ class Life(RuleBasedStateMachine):
         elif job.state == State.RUNNING:
             job.cancel = "unwanted"
 
-    @precondition(lambda self: self.jobs)
-    @rule(number=st.integers(0, 50))
     def retry(self, number: int) -> None:
         job = self._job(number)
         assert self.connection.write(cancelling.retry, job.id) == job.state
@@ -181,29 +210,22 @@ class Life(RuleBasedStateMachine):
             )
             self.may_retry = job.id
 
-    @precondition(lambda self: self.jobs)
-    @rule(number=st.integers(0, 50))
     def hold(self, number: int) -> None:
         job = self._job(number)
         self.connection.write(changing.hold, job.id)
         if job.state in WAITING:
             job.state = State.BLOCKED
 
-    @precondition(lambda self: self.jobs)
-    @rule(number=st.integers(0, 50))
     def release(self, number: int) -> None:
         job = self._job(number)
         self.connection.write(changing.release, job.id, self.now)
         if job.state == State.BLOCKED:
             job.state = State.SCHEDULED if job.due_at is not None and job.due_at > self.now else State.QUEUED
 
-    @rule(queue=st.sampled_from(QUEUES), is_paused=st.booleans())
     def pause_or_resume(self, queue: str, is_paused: bool) -> None:
         self.connection.write(queues.change, queue, {"paused": int(is_paused)})
         (self.paused.add if is_paused else self.paused.discard)(queue)
 
-    @precondition(lambda self: self.jobs)
-    @rule(number=st.integers(0, 50))
     def remove(self, number: int) -> None:
         job = self._job(number)
         removed = self.connection.write(retention.remove, job.id)
@@ -213,11 +235,6 @@ class Life(RuleBasedStateMachine):
 
     # ---- workers, of whom any may speak for a claim that is no longer its own
 
-    @rule(
-        worker=st.sampled_from(WORKERS),
-        limit=st.integers(1, 4),
-        served=st.sampled_from([None, None, ("a",), ("b", "c")]),
-    )
     def claim(self, worker: int, limit: int, served: tuple[str, ...] | None) -> None:
         wanted = Wanted(worker=worker, lane=Lane.SYNC, limit=limit, pick=lambda found: found, queues=served)
         claimed = self.connection.write(jobs.claim, wanted, self.now)
@@ -253,16 +270,12 @@ class Life(RuleBasedStateMachine):
             assert (outcome.job.id, outcome.job.claim) not in self.accepted, "a claim is accepted once"
             self.accepted.add((outcome.job.id, outcome.job.claim))
 
-    @precondition(lambda self: self.claims)
-    @rule(number=st.integers(0, 9))
     def succeed(self, number: int) -> None:
         claimed, job = self._claimed(number)
         self._settle(Outcome(claimed, self.now, self.now, result=b"result"), job is not None)
         if job is not None:
             job.state = State.CANCELLED if job.cancel else State.SUCCEEDED
 
-    @precondition(lambda self: self.claims)
-    @rule(number=st.integers(0, 9), is_final=st.booleans())
     def fail(self, number: int, is_final: bool) -> None:
         claimed, job = self._claimed(number)
         failure = Failure(reason="E", error="E", is_final=is_final)
@@ -273,8 +286,6 @@ class Life(RuleBasedStateMachine):
             job.due_at = self.now + job.retry_delay if is_retried and job.retry_delay else None
             job.come_back(State.FAILED if not is_retried else State.SCHEDULED if job.due_at else State.QUEUED)
 
-    @precondition(lambda self: self.claims)
-    @rule(number=st.integers(0, 9), is_begun=st.booleans())
     def give_back(self, number: int, is_begun: bool) -> None:
         claimed, job = self._claimed(number)
         if is_begun:
@@ -285,7 +296,6 @@ class Life(RuleBasedStateMachine):
             job.attempt -= not is_begun
             job.come_back()
 
-    @rule(worker=st.sampled_from(WORKERS), begun=st.integers(0, 4), is_blamed=st.booleans())
     def die(self, worker: int, begun: int, is_blamed: bool) -> None:
         """A worker is gone, which had begun so many of its jobs; the last of them may have killed it."""
         held = [job for job in self.jobs.values() if (job.state, job.worker) == (State.RUNNING, worker)]
@@ -306,7 +316,6 @@ class Life(RuleBasedStateMachine):
 
     # ---- time
 
-    @rule(seconds=st.sampled_from([0.0, 1.0, 5.0, 12.0, -3.0]))
     def look_at_the_clock(self, seconds: float) -> None:
         self.now += seconds
         expired = [
@@ -326,15 +335,13 @@ class Life(RuleBasedStateMachine):
         for job in ready:
             job.state = State.QUEUED
 
-    @rule()
     def open_anew(self) -> None:
         self.connection.close()
         self.connection = self._open()
 
     # ---- what must be so after every step
 
-    @invariant()
-    def every_job_is_as_in_the_model(self) -> None:
+    def check_every_job(self) -> None:
         rows = self.connection.read(lambda sql: sql.execute(_SEEN).fetchall())
         assert rows == [self.jobs[job_id].seen for job_id in sorted(self.jobs)]
         found = {row[0]: row for row in rows}
@@ -348,8 +355,7 @@ class Life(RuleBasedStateMachine):
                 assert not is_final or found[job_id] == self.before[job_id], "what has ended does not change"
         self.before, self.may_retry = found, None
 
-    @invariant()
-    def every_count_is_as_in_the_model(self) -> None:
+    def check_every_count(self) -> None:
         counts = self.connection.read(queries.counts)
         assert counts == {state: self._count(state) for state in counts}
         for queue in self.connection.read(queues.everybody):
@@ -363,12 +369,15 @@ class Life(RuleBasedStateMachine):
         return sum(job.state == state and queue in (None, job.queue) for job in self.jobs.values())
 
 
-TestLife = Life.TestCase
-#: FWL_MODEL=2000 looks at so many lives, other ones each time.
-TestLife.settings = settings(
-    derandomize="FWL_MODEL" not in os.environ,
-    max_examples=int(os.environ.get("FWL_MODEL", "60")),
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+@pytest.mark.parametrize("seed", range(int(os.environ.get("FWL_MODEL", "60"))))
+def test_whatever_is_done_in_whatever_order_jobs_are_as_in_the_model(seed: int) -> None:
+    """FWL_MODEL=5000 looks at so many lives. (Hypothesis's choices claimed two jobs in fifty steps, and missed a lost fence.)"""
+    rng, life = random.Random(seed), Life()
+    try:
+        for _ in range(120):
+            life.step(rng)
+    except AssertionError as error:
+        error.add_note("\n".join(life.said))
+        raise
+    finally:
+        life.close()
