@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from tests.chaos import damage, disks, faults, mutations, powercuts, race
+from tests.chaos import damage, disks, faults, mutations, peers, powercuts, race
 
 #: Name, function, and what makes it longer.
 FAULTS = {
@@ -45,11 +45,14 @@ def main():
     parser.add_argument("--soak", action="store_true", help="the long form of each")
     parser.add_argument("--only", action="append", metavar="NAME", help="such as R01; may be given more than once")
     parser.add_argument("--mutations", action="store_true", help="break the package in 14 ways: each must be noticed")
+    parser.add_argument("--peers", action="store_true", help="the same kills for huey and potatoq, side by side")
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if given.mutations:
         return 0 if mutations.show() else 1
     seed = given.seed if given.seed is not None else random.randrange(10**6)
+    if given.peers:
+        return 0 if peers.show(seed, given.seconds or 20) else 1
     print(f"seed {seed}", flush=True)
     is_good = True
     for name, (function, longer) in FAULTS.items():
