@@ -173,7 +173,13 @@ class WorkerProcess:
         process.descriptors = (setup.wake,)
         self._launch = _Launch(process)
         self.pid: int = self._launch.pid
-        self.watch = watch_process(self.pid)
+        self.watch: int | None = None
+        try:
+            self.watch = watch_process(self.pid)
+        except OSError:  # no descriptor is left, and nobody would see its end
+            self._send(signal.SIGKILL)
+            self.reap()
+            raise
         close_in_forked_children(self)
 
     def note(self) -> Note:
@@ -197,7 +203,10 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End it, the command that it runs, and what its functions have started."""
-        group = self.note().group
+        try:
+            group = self.note().group
+        except OSError:  # the command is ended when its job is recovered
+            group = 0
         leases.kill_group(self.pid)
         self._send(signal.SIGKILL)
         leases.kill_group(group)

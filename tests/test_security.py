@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -20,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fastworker_lite import SyncClient, intake, serialization
+from fastworker_lite import SyncClient, intake, leases, serialization
 from fastworker_lite.errors import FastWorkerError, SerializationError
 from fastworker_lite.store import jobs, queries
 from fastworker_lite.store.connection import Connection
@@ -611,3 +612,24 @@ def imports_of(path: Path) -> Iterator[tuple[int, str]]:
 def test_the_readme_says_who_runs_code_as_you() -> None:
     text = " ".join((ROOT / "README.md").read_text().split())
     assert "whoever can write the database runs code as you" in text
+
+
+# ---- a process that has no descriptor left
+
+
+def test_who_can_open_no_more_files_takes_nobody_for_dead(tmp_path: Path) -> None:
+    """A lease that cannot be opened for that is not free, and what a worker has begun is not taken for not begun."""
+    lease = leases.Lease(str(tmp_path / "w-1"))
+    lease.note_begun(7, 1, None, 5.0)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        for look in (leases.is_free, leases.read_note):
+            with pytest.raises(OSError, match="Too many open files"):
+                look(lease.path)
+        assert lease.read().job == 7
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert (leases.is_free(lease.path), leases.read_note(lease.path).job) == (False, 7)
+    lease.remove()
+    assert (leases.is_free(lease.path), leases.read_note(lease.path).job) == (True, 0)

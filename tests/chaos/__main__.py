@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from tests.chaos import damage, disks, faults, mutations, peers, powercuts, race
+from tests.chaos import damage, disks, faults, mutations, peers, powercuts, pressures, race
 
 #: Name, function, and what makes it longer.
 FAULTS = {
@@ -32,6 +32,11 @@ FAULTS = {
     "R24": (disks.lose_the_file, {"count": len(disks.LOSSES)}),
     "R26": (damage.damage_files, {"count": 300}),
     "R28": (race.force_the_race, {"rounds": 10}),
+    "R33": (pressures.step_the_clock, {"steps": (3600.0, -3600.0, 315_360_000.0, -1.7e9)}),
+    "R35": (pressures.stop_in_good_order, {}),
+    "R36": (pressures.send_signals_in_any_order, {"count": 20}),
+    "R40": (pressures.write_from_many, {"seconds": 10.0}),
+    "R43": (pressures.run_out_of_descriptors, {"seconds": 10.0}),
     "R50i": (faults.fork_and_leave, {}),
 }
 
