@@ -35,7 +35,7 @@ FAULTS = {
     "R33": (pressures.step_the_clock, {"steps": (3600.0, -3600.0, 315_360_000.0, -1.7e9)}),
     "R35": (pressures.stop_in_good_order, {}),
     "R36": (pressures.send_signals_in_any_order, {"count": 20}),
-    "R40": (pressures.write_from_many, {"seconds": 10.0}),
+    "R40": (pressures.write_from_many, {"seconds": 20.0}),
     "R43": (pressures.run_out_of_descriptors, {"seconds": 10.0}),
     "R50i": (faults.fork_and_leave, {}),
 }

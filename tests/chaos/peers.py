@@ -25,6 +25,11 @@ PATIENCE = 80.0
 KILLS = {name: weight for name, weight in FAULTS.items() if name.startswith("kill") and "listener" not in name}
 
 
+_MEANING = """lost: acknowledged, and neither run to an end nor said to have failed. given up: said to have failed, as a job that
+has killed its worker too often. Begun again and ended twice are what "at least once" allows; lost is what "at most once"
+allows. lapping: two executions of one job at a time. workers left: those that outlive a runner that is killed."""
+
+
 class Side(NamedTuple):
     """One of those that are compared."""
 
@@ -47,7 +52,9 @@ class Seen(NamedTuple):
     kills: int
     acknowledged: int
     lost: int
-    #: Acknowledged, and never run to an end.
+    #: Acknowledged, and neither run to an end nor said to have failed.
+    given_up: int
+    #: Not run to an end, and said to have failed: they had killed their worker too often.
     again: int
     #: Begun more than once,
     twice: int
@@ -79,10 +86,16 @@ class SideMachine(Machine):
         return actor
 
     def unfinished(self):
+        """The ids of the jobs that were acknowledged and have not run to an end."""
         lines = self.lines()
-        return {line.fields[0] for line in lines if line.kind == "A"} - {
-            line.fields[0] for line in lines if line.kind == "E"
-        }
+        ended = {line.fields[0] for line in lines if line.kind == "E"}
+        return {line.fields[1] for line in lines if line.kind == "A" and line.fields[0] not in ended}
+
+    def count_reported(self, ids):
+        """How many of these jobs the side says have failed."""
+        actor = self.start("report", "report", *sorted(ids))
+        del self.actors["report"]
+        return int(actor.communicate(timeout=60)[0])
 
 
 def run(side: Side, seed: int, seconds: float) -> Seen:
@@ -98,12 +111,21 @@ def run(side: Side, seed: int, seconds: float) -> Seen:
             machine.kill(name)
             machine.actors.pop(name)[0].stdout.close()
         machine.start_again()
-        ended = _settle(machine)
+        seconds_left = _settle(machine)
+        unfinished = machine.unfinished()
+        given_up = machine.count_reported(unfinished)
         workers = set(machine.worker_pids())
         machine.kill("runner")
         time.sleep(1.0)
         orphans = len(workers.intersection(machine.everybody()))
-        return _read(machine.lines(), nemesis.kills, len(machine.unfinished()), orphans, ended)
+        return _read(
+            machine.lines(),
+            kills=nemesis.kills,
+            lost=len(unfinished) - given_up,
+            given_up=given_up,
+            orphans=orphans,
+            seconds=seconds_left,
+        )
 
 
 def _settle(machine: SideMachine) -> float:
@@ -126,17 +148,14 @@ def _until(condition, seconds: float) -> None:
         time.sleep(0.05)
 
 
-def _read(lines: list[ledger.Line], kills: int, lost: int, orphans: int, seconds: float) -> Seen:
+def _read(lines: list[ledger.Line], **known) -> Seen:
     begun, ended = (Counter(line.fields[0] for line in lines if line.kind == kind) for kind in "SE")
     return Seen(
-        kills=kills,
         acknowledged=sum(line.kind == "A" for line in lines),
-        lost=lost,
         again=sum(count > 1 for count in begun.values()),
         twice=sum(count > 1 for count in ended.values()),
         overlaps=sum(line.kind == "O" for line in lines),
-        orphans=orphans,
-        seconds=seconds,
+        **known,
     )
 
 
@@ -148,13 +167,14 @@ def show(seed: int, seconds: float) -> bool:
     print(
         f"seed {seed}; two worker processes, two submitters, {seconds:g} s of kill -9 of workers, runners, submitters, all"
     )
-    print(f"{'':9}kills  acked   lost  begun  ended  over-    workers  last end")
-    print(f"{'':9}              again   again  twice  lapping  left     after s   what it promises")
+    print(f"{'':9}kills  acked   lost  given  begun  ended  over-    workers  last end")
+    print(f"{'':9}                     up     again  twice  lapping  left     after s   what it promises")
     for side in SIDES:
         one = run(side, seed, seconds)
         print(
-            f"{side.name:9}{one.kills:5}{one.acknowledged:7}{one.lost:7}{one.again:7}{one.twice:7}{one.overlaps:9}"
-            f"{one.orphans:9}{one.seconds:10.1f}   {side.promise}",
+            f"{side.name:9}{one.kills:5}{one.acknowledged:7}{one.lost:7}{one.given_up:7}{one.again:7}{one.twice:7}"
+            f"{one.overlaps:9}{one.orphans:9}{one.seconds:10.1f}   {side.promise}",
             flush=True,
         )
+    print(_MEANING)
     return True

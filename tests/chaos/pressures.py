@@ -131,7 +131,7 @@ def step_the_clock(seed, steps=(3600.0, -3600.0)):
     ]
 
 
-def write_from_many(seed, seconds=3.0, count=8):
+def write_from_many(seed, seconds=8.0, count=8):
     """R40: of many that submit without a pause each has its share, and none is told that the database is locked."""
     with Machine() as machine:
         machine.prepare()

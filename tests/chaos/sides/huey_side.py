@@ -7,6 +7,7 @@ import os
 import sys
 
 from huey import SqliteHuey
+from huey.constants import EmptyData
 
 from tests.chaos.sides import submitting
 
@@ -17,4 +18,7 @@ if __name__ == "__main__":
     _, role, _, *given = sys.argv
     if role == "runner":
         queue.create_consumer(workers=2, worker_type="process", periodic=False).run()
-    submitting.submit_without_end(given[0], work)
+    if role == "report":
+        print(sum(queue.storage.peek_data(number) is not EmptyData for number in given))
+    else:
+        submitting.submit_without_end(given[0], lambda *args: work(*args).id)

@@ -15,12 +15,12 @@ DURATIONS = [1, 2, 5, 5, 30, 30, 30, 30, 150, 700]
 
 
 def submit_without_end(seed, submit):
-    """Call `submit(value, milliseconds)` again and again, and note each value once that has returned."""
+    """Call `submit(value, milliseconds)` again and again, and note each value and the id that it gave, once it has returned."""
     rng = random.Random(int(seed))
     while True:
         value = f"{os.getpid()}.{time.monotonic_ns()}"
-        submit(value, rng.choice(DURATIONS))
-        ledger.note("A", value)
+        number = submit(value, rng.choice(DURATIONS))
+        ledger.note("A", value, number)
         time.sleep(rng.uniform(0, 0.2))
 
 
