@@ -72,15 +72,15 @@ class SideMachine(Machine):
     def __init__(self, side: Side) -> None:
         super().__init__()
         self._side = side
-        self._environment["PYTHONPATH"] = str(ROOT)  # the others are not watched
-        self._environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        self.environment["PYTHONPATH"] = str(ROOT)  # the others are not watched
+        self.environment["PYTHONDONTWRITEBYTECODE"] = "1"
 
     def start(self, name, role=None, *given, is_awaited=True):
         role = role or name
         command = [self._side.python, "-m", f"tests.chaos.sides.{self._side.name}_side", role, self.folder, *given]
         with open(os.path.join(self.folder, "stderr"), "ab") as stderr:
             actor = subprocess.Popen(
-                command, cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
+                command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
             )  # fmt: skip
         self.actors[name] = (actor, role, given)
         return actor

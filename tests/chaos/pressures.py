@@ -58,7 +58,7 @@ def send_signals_in_any_order(seed, count=3):
     slowest, wrong = 0.0, []
     with Machine() as machine:
         machine.prepare()
-        environment = machine._environment | {"FWL_DB": machine.database}
+        environment = machine.environment | {"FWL_DB": machine.database}
         with machine.client() as client:
             for number in range(6 * count):
                 client.submit("chaos.work", number, 200)
