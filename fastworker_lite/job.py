@@ -30,8 +30,8 @@ class State(StrEnum):
 
 #: From each state, the states a job may go to next. schema.sql guards the terminal ones by trigger.
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.SCHEDULED: frozenset({State.QUEUED, State.CANCELLED, State.EXPIRED}),
-    State.QUEUED: frozenset({State.RUNNING, State.BLOCKED, State.CANCELLED, State.EXPIRED}),
+    State.SCHEDULED: frozenset({State.QUEUED, State.BLOCKED, State.CANCELLED, State.EXPIRED}),
+    State.QUEUED: frozenset({State.RUNNING, State.SCHEDULED, State.BLOCKED, State.CANCELLED, State.EXPIRED}),
     State.BLOCKED: frozenset({State.QUEUED, State.SCHEDULED, State.CANCELLED, State.EXPIRED}),
     State.RUNNING: frozenset(
         {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.QUEUED, State.SCHEDULED, State.BLOCKED}

@@ -9,6 +9,7 @@ Runs in: every process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -68,6 +69,10 @@ class Lease:
             raise
         close_in_forked_children(self)
 
+    def read(self) -> Note:
+        """What is written down. Opens nothing."""
+        return Note._make(_NOTE.unpack_from(self._map))
+
     def note(self, note: Note) -> None:
         """Write down what this worker is doing. Survives the death of the process."""
         _NOTE.pack_into(self._map, 0, *note)
@@ -115,20 +120,28 @@ def new_name(role: str) -> str:
 
 
 def read_note(path: str) -> Note:
-    """What the worker with this lease is doing, or was when it died."""
+    """What the worker with this lease is doing, or was when it died. Raises `OSError` when this process can open no file."""
     try:
         with open(path, "rb") as file:
             data = file.read(_NOTE.size)
-    except OSError:
+    except OSError as error:
+        if error.errno in _OUR_TROUBLE:
+            raise
         return Note()
     return Note._make(_NOTE.unpack(data)) if len(data) == _NOTE.size else Note()
+
+
+#: Says nothing of the lease, but that this process has too many files open, or the machine has.
+_OUR_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def is_free(path: str) -> bool:
     """Whether the holder of this lease is gone. A missing file counts as free."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+    except OSError as error:
+        if error.errno in _OUR_TROUBLE:
+            raise
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,6 +23,8 @@ class SidePaths(NamedTuple):
         path = os.fspath(database)
         if "\0" in path:
             raise StorageError(f"a path cannot hold a NUL, got {path!r}")
+        if os.path.islink(path) and (owner := os.lstat(path).st_uid) not in (0, os.geteuid()):
+            raise StorageError(f"{path} is a link that user {owner} has made, not you; choose another place")
         return cls(os.path.realpath(path))
 
     @property

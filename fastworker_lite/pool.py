@@ -6,6 +6,7 @@ Runs in: the runner's process, on the scheduler's thread.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,8 @@ from .paths import SidePaths
 from .processes import Ending, WorkerProcess, WorkerSetup
 from .store.cancelling import Asked
 from .worker import main as worker_main
+
+log = logging.getLogger("fastworker_lite")
 
 #: Seconds after which a job that is asked to end, and has not begun yet, is looked at again.
 SOON = 0.02
@@ -76,9 +79,16 @@ class Pool:
             loop.add_reader(worker.watch, self._on_end, worker)
 
     def _on_end(self, worker: WorkerProcess) -> None:
+        loop = asyncio.get_running_loop()
         if worker.watch is not None:
-            asyncio.get_running_loop().remove_reader(worker.watch)
-        note, code = worker.note(), worker.reap()
+            loop.remove_reader(worker.watch)
+        try:
+            note = worker.note()
+        except OSError as error:  # without it, a job that was begun would be taken for one that was not
+            log.warning("what a dead worker was doing is read in a second: %s", error)
+            loop.call_later(1.0, self._on_end, worker)
+            return
+        code = worker.reap()
         self._on_death(worker, note, code)
 
     def remove(self, worker: WorkerProcess) -> None:

@@ -71,11 +71,9 @@ class _Launch(popen_spawn_posix.Popen):
         data = self._preparation(process_obj)
         child_reads, parent_writes = os.pipe()
         try:
-            # tracker_fd=None: the child starts a resource tracker of its own if a task ever needs one. By it, too,
-            # `freeze_support` tells our workers from what the program starts with multiprocessing.
-            command = spawn.get_command_line(tracker_fd=None, pipe_handle=child_reads)
+            descriptors = [child_reads, *process_obj.descriptors]
             with _without_interrupts():
-                self.pid = util.spawnv_passfds(_executable(), command, [child_reads, *process_obj.descriptors])
+                self.pid = util.spawnv_passfds(_executable(), _command_line(child_reads), descriptors)
             self.writes = parent_writes
             with open(parent_writes, "wb", closefd=False) as file:
                 file.write(data)
@@ -104,6 +102,14 @@ def _without_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _command_line(pipe: int) -> list[str]:
+    """What multiprocessing starts. A module in the current folder must not stand in for one of Python's meanwhile."""
+    # tracker_fd=None: the child starts a resource tracker of its own if a task ever needs one. By it, too, `freeze_support`
+    # tells our workers from what the program starts with multiprocessing.
+    words = spawn.get_command_line(tracker_fd=None, pipe_handle=pipe)
+    return words if getattr(sys, "frozen", False) else [words[0], "-P", *words[1:]]
 
 
 def _executable() -> bytes:
@@ -167,7 +173,13 @@ class WorkerProcess:
         process.descriptors = (setup.wake,)
         self._launch = _Launch(process)
         self.pid: int = self._launch.pid
-        self.watch = watch_process(self.pid)
+        self.watch: int | None = None
+        try:
+            self.watch = watch_process(self.pid)
+        except OSError:  # no descriptor is left, and nobody would see its end
+            self._send(signal.SIGKILL)
+            self.reap()
+            raise
         close_in_forked_children(self)
 
     def note(self) -> Note:
@@ -191,7 +203,10 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End it, the command that it runs, and what its functions have started."""
-        group = self.note().group
+        try:
+            group = self.note().group
+        except OSError:  # the command is ended when its job is recovered
+            group = 0
         leases.kill_group(self.pid)
         self._send(signal.SIGKILL)
         leases.kill_group(group)

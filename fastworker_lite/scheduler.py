@@ -501,7 +501,7 @@ class Scheduler:
                 self._end_without_file(error)
                 was_ready = True
                 break
-            except FastWorkerError as error:
+            except (FastWorkerError, OSError) as error:
                 log.warning("the jobs of a dead worker are recovered in a second: %s", error)
                 if self._is_stopping:
                     was_ready = True

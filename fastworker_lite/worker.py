@@ -385,7 +385,7 @@ class Worker:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _on_terminate(self, *_: object) -> None:
-        group = leases.read_note(self._lease.path).group
+        group = self._lease.read().group
         if os.getppid() != self._setup.runner_pid:
             leases.kill_group(group)
             if group == STARTING:

@@ -8,7 +8,7 @@ import pytest
 
 from fastworker_lite import SyncClient
 from fastworker_lite.store.connection import Connection
-from tests.chaos import faults, ledger
+from tests.chaos import faults, ledger, pressures
 from tests.chaos.failpoints import PLACES
 from tests.chaos.mutations import MUTATIONS, broken
 
@@ -70,6 +70,22 @@ def test_a_process_with_a_dead_workers_number_is_left_alone():
 
 def test_a_child_that_a_job_forked_does_not_keep_its_workers_lease():
     hold(faults.fork_and_leave(SEED))
+
+
+def test_a_timeout_is_as_long_as_it_is_whatever_the_clock_says():
+    hold(pressures.step_the_clock(SEED))
+
+
+def test_a_runner_that_is_told_to_end_leaves_nothing_but_the_database():
+    hold(pressures.stop_in_good_order(SEED))
+
+
+def test_a_worker_ends_by_whatever_it_is_sent_whenever():
+    hold(pressures.send_signals_in_any_order(SEED))
+
+
+def test_a_runner_that_can_open_no_more_files_goes_on_and_recovers():
+    hold(pressures.run_out_of_descriptors(SEED, seconds=1.0))
 
 
 def change_payloads(sql):

@@ -14,7 +14,10 @@ import sys
 def main() -> None:
     """`fwl`: run the command on the command line, and exit."""
     gc.disable()  # what is imported now stays: looking for garbage in it takes 6 ms. `parsing.Command` enables it again.
-    code = _complete(sys.argv[2:]) if sys.argv[1:2] == ["_complete"] else _run(sys.argv[1:])
+    try:
+        code = _complete(sys.argv[2:]) if sys.argv[1:2] == ["_complete"] else _run(sys.argv[1:])
+    except KeyboardInterrupt:  # while it was still importing what it needs
+        code = 130
     if (
         "multiprocessing" not in sys.modules
     ):  # nothing is left to be ended, and taking the interpreter apart takes 12 ms

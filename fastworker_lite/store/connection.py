@@ -25,7 +25,7 @@ from ..errors import (
 )
 from ..forking import close_in_forked_children
 from ..paths import SidePaths, make_private_directory
-from .create import APPLICATION_ID, SCHEMA_VERSION, create_database, read_header
+from .create import APPLICATION_ID, SCHEMA_VERSION, check_owner, create_database, read_header
 from .gate import Gate
 from .guard import FileGuard, open_descriptors, opening
 
@@ -93,6 +93,7 @@ class Connection:
 
     def _open(self, durability: str | None) -> None:
         create_database(self.paths)
+        check_owner(self.paths)
         before = open_descriptors()
         self.sql = sqlite3.connect(
             self.paths.database, isolation_level=None, timeout=10, cached_statements=256, check_same_thread=False
@@ -105,6 +106,7 @@ class Connection:
             self._guard.watch_descriptor(self._gate.descriptor)
             for path in (self.paths.database, self.paths.wal, self.paths.shm, self.paths.gate):
                 self._guard.watch_path(path)
+            check_owner(self.paths)  # they are the ones that are open now, even if somebody was quick in between
         except BaseException:
             self._guard.release()
             self.sql.close()

@@ -63,6 +63,23 @@ def _check_header(path: str, header: bytes) -> int:
     return APPLICATION_ID
 
 
+def check_owner(paths: SidePaths) -> None:
+    """Raise `StorageError` when another user may have made one of the files: whatever is in them, this one would run.
+
+    Where others may write, such as /tmp, they can put a database or a log there before we do. SQLite would read the log
+    into our database.
+    """
+    for path in (paths.database, paths.wal, paths.shm, paths.database + "-journal"):
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            continue
+        if status.st_uid != os.geteuid():
+            raise StorageError(f"{path} belongs to user {status.st_uid}, not to you; choose another place")
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise StorageError(f"{path} is in the way: it must be a file of its own")
+
+
 def create_database(paths: SidePaths) -> None:
     """Create the database unless it exists. Called inside the gate.
 

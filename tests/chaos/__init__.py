@@ -12,4 +12,7 @@ clock put forward and back (clock.py), has its calls of the database fail (faili
 
 The disk: recorder.c writes down what a run does to its files, recording.py builds the disk as a power cut may leave it, and
 powercuts.py looks at it. disks.py fills it, makes it read-only and takes the file away; damage.py flips bits.
+
+`python -m tests.chaos --mutations` breaks the package in many ways, each of which must be noticed; `--peers` kills two others
+in the same way and shows what becomes of their jobs.
 """

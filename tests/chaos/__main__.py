@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from tests.chaos import damage, disks, faults, mutations, powercuts, race
+from tests.chaos import damage, disks, faults, mutations, peers, powercuts, pressures, race
 
 #: Name, function, and what makes it longer.
 FAULTS = {
@@ -32,6 +32,11 @@ FAULTS = {
     "R24": (disks.lose_the_file, {"count": len(disks.LOSSES)}),
     "R26": (damage.damage_files, {"count": 300}),
     "R28": (race.force_the_race, {"rounds": 10}),
+    "R33": (pressures.step_the_clock, {"steps": (3600.0, -3600.0, 315_360_000.0, -1.7e9)}),
+    "R35": (pressures.stop_in_good_order, {}),
+    "R36": (pressures.send_signals_in_any_order, {"count": 20}),
+    "R40": (pressures.write_from_many, {"seconds": 20.0}),
+    "R43": (pressures.run_out_of_descriptors, {"seconds": 10.0}),
     "R50i": (faults.fork_and_leave, {}),
 }
 
@@ -45,11 +50,14 @@ def main():
     parser.add_argument("--soak", action="store_true", help="the long form of each")
     parser.add_argument("--only", action="append", metavar="NAME", help="such as R01; may be given more than once")
     parser.add_argument("--mutations", action="store_true", help="break the package in 14 ways: each must be noticed")
+    parser.add_argument("--peers", action="store_true", help="the same kills for huey and potatoq, side by side")
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if given.mutations:
         return 0 if mutations.show() else 1
     seed = given.seed if given.seed is not None else random.randrange(10**6)
+    if given.peers:
+        return 0 if peers.show(seed, given.seconds or 20) else 1
     print(f"seed {seed}", flush=True)
     is_good = True
     for name, (function, longer) in FAULTS.items():

@@ -1,4 +1,4 @@
-"""Thirteen places at which a process is killed. Nothing in the package knows of them: they are put around its functions here.
+"""Fourteen places at which a process is killed. Nothing in the package knows of them: they are put around its functions here.
 
 A place is armed by making the file `armed`; the first process that comes to it takes the file away and dies. So one arming is
 one kill.
@@ -201,7 +201,20 @@ def _before_ack():
         original(self, deliveries)
 
 
+def _after_submit():
+    """Right after a job was acknowledged: it must be there, whatever its submitter would have done next."""
+    original = ledger.note
+
+    def note(kind, *fields, **more):
+        original(kind, *fields, **more)
+        if kind == "A":
+            _die()
+
+    ledger.note = note
+
+
 PLACES = {
+    "after_submit": _after_submit,
     "before_claim_commit": functools.partial(_before_commit, is_claim=True),
     "after_claim_commit": functools.partial(_after_commit, is_claim=True),
     "before_start": _before_start,

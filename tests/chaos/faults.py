@@ -94,16 +94,20 @@ def _settled_descriptors(machine, workers):
 
 
 def kill_submitters(seed, count=10):
-    """R03: what a killed submitter has acknowledged is there."""
+    """R03: what a killed submitter has acknowledged is there. Every other one is killed right after an acknowledgement."""
     rng = random.Random(seed)
-    with Machine() as machine:
+    with Machine(place="after_submit") as machine:
         machine.prepare()
         for number in range(count):
             machine.start("flood", "flood", f"{seed}{number}")
             acknowledged = _count(machine, "A")
             until(lambda seen=acknowledged: _count(machine, "A") > seen, 20, "the first acknowledgement")
             time.sleep(rng.uniform(0, 0.06))
-            machine.kill("flood")
+            if number % 2:
+                machine.kill("flood")
+            else:
+                failpoints.arm(machine.folder)
+                machine.actors["flood"][0].wait(20)
             machine.actors.pop("flood")[0].stdout.close()
         machine.start("runner")
         machine.drain()

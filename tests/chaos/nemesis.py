@@ -35,12 +35,13 @@ FAULTS = {
 class Nemesis:
     """Kills, stops, and worse. For one thread; what has to be undone is undone by timers."""
 
-    def __init__(self, machine, seed, pause=(0.2, 0.8)):
+    def __init__(self, machine, seed, pause=(0.2, 0.8), faults=FAULTS):
         self.machine = machine
         self.counts = Counter()
         self.kills = 0
         self._rng = random.Random(seed)
         self._pause = pause
+        self._faults = faults
         self._timers = []
 
     def work(self, seconds):
@@ -48,7 +49,7 @@ class Nemesis:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(self._rng.uniform(*self._pause))
-            fault = self._rng.choices(list(FAULTS), list(FAULTS.values()))[0]
+            fault = self._rng.choices(list(self._faults), list(self._faults.values()))[0]
             _WORK[fault](self)
             self.counts[fault] += 1
             self.machine.start_again()
