@@ -83,19 +83,24 @@ class Reception:
         """Bind the address again if its file is gone: nobody could come any more."""
         assert self._file is not None
         self._file.clear()
-        if not os.path.lexists(self.path):
-            try:
-                successor = ListeningSocket(self.path)
-            except StorageError as error:
-                log.warning("%s has disappeared, and is not bound again: %s", self.path, error)
+        while not os.path.lexists(self.path) and self._bind_again():
+            if self._file.arm():
                 return
-            log.warning("%s has disappeared, and is bound again", self.path)
-            self._accept()  # those who came before it was gone
-            self._selector.unregister(self._listening)
-            self._listening.close()
-            self._listening = successor
-            self._selector.register(self._listening, selectors.EVENT_READ, None)
         self._file.arm()
+
+    def _bind_again(self) -> bool:
+        try:
+            successor = ListeningSocket(self.path)
+        except StorageError as error:
+            log.warning("%s has disappeared, and is not bound again: %s", self.path, error)
+            return False
+        log.warning("%s has disappeared, and is bound again", self.path)
+        self._accept()  # those who came before it was gone
+        self._selector.unregister(self._listening)
+        self._listening.close()
+        self._listening = successor
+        self._selector.register(self._listening, selectors.EVENT_READ, None)
+        return True
 
     def patience(self) -> float | None:
         """Seconds until `turn` should be called even if nothing comes; None for never."""

@@ -218,7 +218,11 @@ def stop_the_leader(seed, seconds=3.0):
             handles.append(client.options(priority=10).submit("chaos.work", 40, 2_000))
             later = client.options(delay=0.3).submit("chaos.work", 41, 5)
             time.sleep(seconds)
-            done = sum(handle.status() == "succeeded" for handle in handles)
+            patient_until = time.monotonic() + 15
+            while (done := sum(handle.status() == "succeeded" for handle in handles)) < 41:
+                if time.monotonic() > patient_until:
+                    break
+                time.sleep(0.1)
             took_over = leases.LeaderLease(SidePaths.of(machine.database).leader).holder() == other
             os.kill(leader, signal.SIGCONT)
             later.result(timeout=20)
@@ -230,7 +234,7 @@ def stop_the_leader(seed, seconds=3.0):
     return [figure("R08", text, found)]
 
 
-def fail_over(seed, rounds=5):
+def fail_over(seed, rounds=5, within=1.0):
     """R09: when the leader is killed another one leads, with load; nothing is lost, no tick is doubled."""
     rng, seconds = random.Random(seed), []
     with Machine() as machine:
@@ -265,7 +269,7 @@ def fail_over(seed, rounds=5):
         ticks = checker.ask(machine.database, "SELECT count(*) FROM job WHERE scheduled_for IS NOT NULL")
         found = machine.finish()
     _require(found, doubled == 0, f"{doubled} ticks were doubled")
-    _require(found, max(seconds) < 1.0, f"a takeover took {max(seconds):.2f} s")
+    _require(found, max(seconds) < within, f"a takeover took {max(seconds):.2f} s")
     text = (
         f"{rounds} failovers, takeover p50 {statistics.median(seconds) * 1000:.0f} ms, max {max(seconds) * 1000:.0f} ms, "
         f"lost {found.columns.lost}, doubled ticks {doubled} of {ticks}"
