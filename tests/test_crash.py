@@ -302,8 +302,9 @@ def test_a_job_that_must_not_run_twice_does_not_after_a_power_cut_that_took_its_
         harm(database, lease, innocent.pid)
         with SyncClient(database, workers=1, runner="own"):
             assert once.wait(timeout=20)
+        reason = once._job().reason
     try:
-        assert once._job().reason == "lost: worker died with its runner"
+        assert reason == "lost: worker died with its runner"
         assert len(lines(log)) == 1
         assert innocent.poll() is None, "a process was killed for the number it has"
     finally:
