@@ -10,8 +10,9 @@ import sys
 
 from ..interpreters import is_bundled
 
-#: Whether we are the file that brings its own Python. Its path is in sys.argv[0] then.
-IS_ONE_FILE = is_bundled()
+#: Whether we are the file that brings its own Python. Its path is in sys.argv[0] then. A program that PyInstaller has
+#: frozen has us in it, and is not us.
+IS_ONE_FILE = is_bundled() and not hasattr(sys, "_MEIPASS")
 
 
 def own_command() -> list[str]:
